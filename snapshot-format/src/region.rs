@@ -1,5 +1,7 @@
 //! A region: one mapping of the source's address space (or one range of a raw memory file).
 
+use crate::page::pages_for;
+
 /// How the memory of a region was mapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -66,4 +68,40 @@ pub struct Region {
     pub page_size: PageSize,
     /// The mapping's name as in `/proc/PID/maps`, possibly empty; bytes that are not UTF-8 are replaced by U+FFFD.
     pub name: String,
+}
+
+impl Region {
+    /// A range of a raw memory file.
+    #[must_use]
+    pub fn raw(offset: u64, len: u64) -> Self {
+        Self {
+            start: offset,
+            len,
+            offset,
+            protection: Protection {
+                read: true,
+                write: true,
+                exec: false,
+            },
+            kind: RegionKind::Raw,
+            shared: false,
+            page_size: PageSize::Small,
+            name: String::new(),
+        }
+    }
+
+    /// Pages of 4 KiB that the region takes in a snapshot; the last one of a raw range may be partly used.
+    #[must_use]
+    pub const fn pages(&self) -> u64 {
+        pages_for(self.len)
+    }
+}
+
+impl std::fmt::Display for Protection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (set, letter) in [(self.read, 'r'), (self.write, 'w'), (self.exec, 'x')] {
+            write!(f, "{}", if set { letter } else { '-' })?;
+        }
+        Ok(())
+    }
 }

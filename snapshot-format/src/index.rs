@@ -1,0 +1,221 @@
+//! The page index as it is built: a tree of 4096-byte nodes, 256 entries each, in page order.
+//!
+//! Memory is one node per level; finished nodes go to the output at once. A subtree whose pages are all alike has no
+//! node, so that memory nobody wrote takes no room in the file.
+
+use crate::codec::checksum;
+use crate::entry::{Content, ENTRY_LEN, Inner, encode_inner, encode_leaf};
+use crate::page::PAGE_SIZE;
+use std::io::{self, Write};
+
+/// Entries of a node, pages of a leaf.
+pub(crate) const FAN_OUT: u64 = 256;
+
+/// Levels of the tree for so many pages: 1 when the root is a leaf.
+pub(crate) fn levels(pages: u64) -> u32 {
+    let mut levels = 1;
+    let mut reach = FAN_OUT;
+    while reach < pages {
+        reach = reach.saturating_mul(FAN_OUT);
+        levels += 1;
+    }
+    levels
+}
+
+/// Pages below one entry of a node of `level` (0 is a leaf).
+pub(crate) fn pages_per_entry(level: u32) -> u64 {
+    1 << (8 * level)
+}
+
+/// A node being filled.
+#[derive(Debug, Default)]
+struct Node {
+    entries: Vec<[u8; ENTRY_LEN]>,
+    /// What all entries so far are, if they are all alike.
+    uniform: Option<Content>,
+}
+
+impl Node {
+    fn push(&mut self, entry: [u8; ENTRY_LEN], uniform: Option<Content>, pages_per_entry: u64) {
+        let so_far = self.entries.len() as u64 * pages_per_entry;
+        self.uniform = match (self.entries.is_empty(), uniform, self.uniform) {
+            (true, Some(Content::Frame { .. }), _) => None,
+            (true, uniform, _) => uniform,
+            (false, Some(next), Some(first)) if next == first.offset_by(so_far) => Some(first),
+            _ => None,
+        };
+        self.entries.push(entry);
+    }
+
+    fn is_full(&self) -> bool {
+        self.entries.len() as u64 == FAN_OUT
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes = self.entries.concat();
+        bytes.resize(PAGE_SIZE, 0);
+        bytes
+    }
+}
+
+/// Builds the index from the content of the pages, in order.
+#[derive(Debug)]
+pub(crate) struct IndexBuilder<W> {
+    out: W,
+    written: u64,
+    pages: u64,
+    /// Open nodes, leaf first.
+    open: Vec<Node>,
+}
+
+impl<W: Write> IndexBuilder<W> {
+    pub(crate) fn new(out: W) -> Self {
+        Self {
+            out,
+            written: 0,
+            pages: 0,
+            open: vec![Node::default()],
+        }
+    }
+
+    pub(crate) fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// The next page is `content`.
+    pub(crate) fn push(&mut self, content: Content) -> io::Result<()> {
+        self.pages += 1;
+        self.push_at(0, encode_leaf(content), Some(content))
+    }
+
+    /// The next `pages` pages are alike, starting with `content`, which is not a frame.
+    pub(crate) fn push_run(&mut self, content: Content, pages: u64) -> io::Result<()> {
+        let mut done = 0;
+        while done < pages {
+            let here = content.offset_by(done);
+            let left = pages - done;
+            // Whole leaves at once where possible: 64 GiB of nothing are 65,536 steps, not 16 million. A root that is
+            // a leaf is filled page by page.
+            let whole_leaf = left >= FAN_OUT && self.pages + left > FAN_OUT;
+            if whole_leaf && self.pages.is_multiple_of(FAN_OUT) {
+                self.close_if_full(0)?;
+                self.pages += FAN_OUT;
+                self.push_at(1, encode_inner(Inner::Uniform(here)), Some(here))?;
+                done += FAN_OUT;
+            } else {
+                self.push(here)?;
+                done += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn push_at(
+        &mut self,
+        level: usize,
+        entry: [u8; ENTRY_LEN],
+        uniform: Option<Content>,
+    ) -> io::Result<()> {
+        if level == self.open.len() {
+            self.open.push(Node::default());
+        }
+        self.close_if_full(level)?;
+        let pages_per_entry = pages_per_entry(u32::try_from(level).unwrap_or(u32::MAX));
+        self.open[level].push(entry, uniform, pages_per_entry);
+        Ok(())
+    }
+
+    /// A full node is closed when more comes, and not before: it may be the root.
+    fn close_if_full(&mut self, level: usize) -> io::Result<()> {
+        if self.open[level].is_full() {
+            self.close(level)?;
+        }
+        Ok(())
+    }
+
+    /// Hand the open node of `level` to its parent, as a uniform entry or as a node.
+    fn close(&mut self, level: usize) -> io::Result<()> {
+        let node = std::mem::take(&mut self.open[level]);
+        let inner = match node.uniform {
+            Some(content) => Inner::Uniform(content),
+            None => {
+                let (offset, checksum) = self.write(&node)?;
+                Inner::Node { offset, checksum }
+            }
+        };
+        self.push_at(level + 1, encode_inner(inner), node.uniform)
+    }
+
+    /// Write a node; returns its offset in the section and its checksum.
+    fn write(&mut self, node: &Node) -> io::Result<(u64, u64)> {
+        let bytes = node.bytes();
+        let offset = self.written;
+        self.out.write_all(&bytes)?;
+        self.written += bytes.len() as u64;
+        Ok((offset, checksum(&bytes)))
+    }
+
+    /// Close everything and write the root as the last node. Returns the output, its length and the root's checksum.
+    pub(crate) fn finish(mut self) -> io::Result<(W, u64, u64)> {
+        let root_level = levels(self.pages) as usize - 1;
+        for level in 0..root_level {
+            if !self.open[level].entries.is_empty() {
+                self.close(level)?;
+            }
+        }
+        let root = std::mem::take(&mut self.open[root_level]);
+        let (_, checksum) = self.write(&root)?;
+        self.out.flush()?;
+        Ok((self.out, self.written, checksum))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nodes written for pages of these contents.
+    fn nodes(runs: &[(Content, u64)]) -> usize {
+        let mut builder = IndexBuilder::new(Vec::new());
+        for &(content, pages) in runs {
+            builder.push_run(content, pages).expect("a Vec");
+        }
+        let (bytes, len, _) = builder.finish().expect("a Vec");
+        assert_eq!(bytes.len() as u64, len);
+        bytes.len() / PAGE_SIZE
+    }
+
+    #[test]
+    fn the_tree_is_as_deep_as_its_pages_need() {
+        for (pages, expected) in [(0, 1), (1, 1), (256, 1), (257, 2), (65536, 2), (65537, 3)] {
+            assert_eq!(levels(pages), expected, "{pages} pages");
+        }
+        assert_eq!(levels(crate::header::MAX_PAGES), 5);
+    }
+
+    #[test]
+    fn uniform_memory_is_a_root_and_nothing_else() {
+        for pages in [0, 1, 255, 256, 257, 65535, 65536, 65537, 1 << 24] {
+            assert_eq!(nodes(&[(Content::Zero, pages)]), 1, "{pages} pages");
+        }
+    }
+
+    #[test]
+    fn a_different_page_costs_one_node_per_level() {
+        assert_eq!(
+            nodes(&[
+                (Content::Zero, 70000),
+                (Content::Fill(7), 1),
+                (Content::Zero, 70000)
+            ]),
+            3
+        );
+    }
+
+    #[test]
+    fn consecutive_pages_of_the_parent_are_uniform_and_others_are_not() {
+        let parent = |page| Content::Parent(crate::PageNo(page));
+        assert_eq!(nodes(&[(parent(1000), 70000)]), 1);
+        assert_eq!(nodes(&[(parent(1000), 1000), (parent(2001), 69000)]), 3);
+    }
+}

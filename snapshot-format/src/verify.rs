@@ -1,0 +1,213 @@
+//! Checking a snapshot: what its pages are, and whether every one of them can be read.
+
+use crate::codec::Codec;
+use crate::cursor::Cursor;
+use crate::entry::{Content, FrameRef};
+use crate::error::Error;
+use crate::header::MAX_FRAME_PAGES;
+use crate::ordered::{Work, in_order};
+use crate::page::PageNo;
+use crate::snapshot::Snapshot;
+use crate::storage::ReadAt;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Frames of one codec.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FrameCount {
+    /// Frames.
+    pub frames: u64,
+    /// Pages of content in them.
+    pub pages: u64,
+    /// Bytes of their payloads.
+    pub payload_len: u64,
+}
+
+/// What the pages of a range are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Zero pages.
+    pub zero_pages: u64,
+    /// Pages of one repeated word.
+    pub filled_pages: u64,
+    /// Pages with content in a frame.
+    pub content_pages: u64,
+    /// Pages that live in the parent.
+    pub parent_pages: u64,
+    /// Pages that could not be captured.
+    pub lost_pages: u64,
+    /// Frames that are stored.
+    pub stored: FrameCount,
+    /// Frames of LZ4.
+    pub lz4: FrameCount,
+    /// Frames of zstd.
+    pub zstd: FrameCount,
+}
+
+impl Survey {
+    fn add(&mut self, content: Content, pages: u64, new_frame: bool) {
+        match content {
+            Content::Zero => self.zero_pages += pages,
+            Content::Fill(_) => self.filled_pages += pages,
+            Content::Parent(_) => self.parent_pages += pages,
+            Content::Lost => self.lost_pages += pages,
+            Content::Frame { frame, .. } => {
+                self.content_pages += pages;
+                let count = match frame.codec {
+                    Codec::Stored => &mut self.stored,
+                    Codec::Lz4 => &mut self.lz4,
+                    Codec::Zstd => &mut self.zstd,
+                };
+                count.pages += pages;
+                if new_frame {
+                    count.frames += 1;
+                    count.payload_len += u64::from(frame.payload_len);
+                }
+            }
+        }
+    }
+
+    /// The sum of two surveys.
+    #[must_use]
+    pub fn plus(mut self, other: &Self) -> Self {
+        self.zero_pages += other.zero_pages;
+        self.filled_pages += other.filled_pages;
+        self.content_pages += other.content_pages;
+        self.parent_pages += other.parent_pages;
+        self.lost_pages += other.lost_pages;
+        for (sum, add) in [
+            (&mut self.stored, other.stored),
+            (&mut self.lz4, other.lz4),
+            (&mut self.zstd, other.zstd),
+        ] {
+            sum.frames += add.frames;
+            sum.pages += add.pages;
+            sum.payload_len += add.payload_len;
+        }
+        self
+    }
+}
+
+/// Count what the pages of `range` are. Reads the index only, decodes nothing.
+///
+/// # Errors
+/// The first error in the index.
+pub fn survey<S: ReadAt>(snapshot: &Arc<Snapshot<S>>, range: Range<u64>) -> Result<Survey, Error> {
+    let mut cursor = Cursor::new(Arc::clone(snapshot));
+    let mut survey = Survey::default();
+    let mut last = None;
+    let mut page = range.start;
+    while page < range.end {
+        let (content, pages) = cursor.run(PageNo(page))?;
+        let pages = pages.min(range.end - page);
+        survey.add(content, pages, is_new(content, &mut last));
+        page += pages;
+    }
+    Ok(survey)
+}
+
+/// Whether `content` is in another frame than the page before it.
+fn is_new(content: Content, last: &mut Option<FrameRef>) -> bool {
+    match content {
+        Content::Frame { frame, .. } => last.replace(frame) != Some(frame),
+        _ => false,
+    }
+}
+
+/// Consecutive pages that cannot be read.
+#[derive(Debug)]
+pub struct BadPages {
+    /// The first.
+    pub first: PageNo,
+    /// How many.
+    pub pages: u64,
+    /// Why.
+    pub error: Error,
+}
+
+/// Read, decode and check every page on `threads` threads. `bad` is told of every run of pages that cannot be read, in
+/// page order; `progress` of the pages done since it was last called. Pages lost at capture are not bad: the file says so
+/// of them; pages in a parent are not looked up there.
+pub fn verify<S: ReadAt>(
+    snapshot: &Arc<Snapshot<S>>,
+    threads: usize,
+    mut bad: impl FnMut(BadPages),
+    mut progress: impl FnMut(u64),
+) {
+    let work = Check { snapshot };
+    let units = snapshot.pages().div_ceil(UNIT_PAGES);
+    let Ok(()) = in_order::<_, std::convert::Infallible>(&work, threads, units, |found| {
+        found.bad.drain(..).for_each(&mut bad);
+        progress(found.pages);
+        Ok(())
+    });
+}
+
+/// Pages of a unit of work.
+const UNIT_PAGES: u64 = MAX_FRAME_PAGES as u64;
+
+struct Check<'a, S> {
+    snapshot: &'a Arc<Snapshot<S>>,
+}
+
+#[derive(Default)]
+struct Found {
+    pages: u64,
+    bad: Vec<BadPages>,
+}
+
+impl Found {
+    fn push(&mut self, page: u64, error: Error) {
+        match self.bad.last_mut() {
+            Some(last)
+                if last.first.0 + last.pages == page
+                    && last.error.to_string() == error.to_string() =>
+            {
+                last.pages += 1;
+            }
+            _ => self.bad.push(BadPages {
+                first: PageNo(page),
+                pages: 1,
+                error,
+            }),
+        }
+    }
+}
+
+impl<S: ReadAt> Work for Check<'_, S> {
+    type State = Cursor<S>;
+    type Room = Found;
+
+    fn state(&self) -> Cursor<S> {
+        Cursor::new(Arc::clone(self.snapshot))
+    }
+
+    fn room(&self) -> Found {
+        Found::default()
+    }
+
+    fn unit(&self, cursor: &mut Cursor<S>, unit: u64, found: &mut Found) {
+        let first = unit * UNIT_PAGES;
+        let end = self.snapshot.pages().min(first + UNIT_PAGES);
+        found.pages = end - first;
+        let mut page = first;
+        while page < end {
+            match check(cursor, PageNo(page)) {
+                Ok(pages) => page += pages,
+                Err(error) => {
+                    found.push(page, error);
+                    page += 1;
+                }
+            }
+        }
+    }
+}
+
+/// Check the page, and say how many pages the check was good for. The cursor remembers the last good frame.
+fn check<S: ReadAt>(cursor: &mut Cursor<S>, page: PageNo) -> Result<u64, Error> {
+    let (content, pages) = cursor.run(page)?;
+    if let Content::Frame { frame, .. } = content {
+        cursor.frame_content(&frame)?;
+    }
+    Ok(pages)
+}

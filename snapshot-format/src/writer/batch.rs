@@ -1,0 +1,58 @@
+//! Pages on their way to a worker.
+
+use crate::entry::Content;
+use crate::header::MAX_FRAME_PAGES;
+use crate::page::PAGE_SIZE;
+
+/// Most pages of a batch.
+pub(super) const MAX_BATCH_PAGES: usize = MAX_FRAME_PAGES as usize;
+
+/// What is known of a run of pages of a batch before anyone has looked at them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RunKind {
+    /// The batch's memory holds their bytes.
+    Data,
+    /// This, without looking; never a frame.
+    Known(Content),
+}
+
+/// Consecutive pages of one region, starting at a frame boundary.
+#[derive(Debug)]
+pub(super) struct Batch {
+    /// Room for the bytes of every page; those of [`RunKind::Known`] runs are garbage.
+    pub(super) bytes: Vec<u8>,
+    pub(super) runs: Vec<(RunKind, usize)>,
+    pub(super) pages: usize,
+}
+
+impl Batch {
+    pub(super) fn new() -> Self {
+        Self {
+            bytes: vec![0; MAX_BATCH_PAGES * PAGE_SIZE],
+            runs: Vec::new(),
+            pages: 0,
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.runs.clear();
+        self.pages = 0;
+    }
+
+    pub(super) fn push(&mut self, kind: RunKind, pages: usize) {
+        match (self.runs.last_mut(), kind) {
+            (Some((RunKind::Data, last)), RunKind::Data) => *last += pages,
+            _ => self.runs.push((kind, pages)),
+        }
+        self.pages += pages;
+    }
+}
+
+/// A piece of work, in the order of the pages.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Pages to look at and to compress.
+    Batch(Batch),
+    /// Pages that need neither.
+    Run(Content, u64),
+}

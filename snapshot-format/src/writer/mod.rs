@@ -1,0 +1,361 @@
+//! Writing a snapshot: pages in order in, a file out, in bounded memory, on as many threads as asked for.
+//!
+//! The caller's thread fills batches of up to 2 MiB; workers classify and compress them; a collector brings the results
+//! into the order of the pages, writes the frames and builds the index. Frames are cut by page number alone, so the file
+//! is the same whatever the number of threads and whatever their luck.
+
+mod batch;
+mod collect;
+mod encode;
+mod tail;
+mod worker;
+
+pub use collect::Summary;
+
+use crate::codec::Compression;
+use crate::entry::Content;
+use crate::error::WriteError;
+use crate::header::{MAX_FRAME_PAGES, SnapshotId};
+use crate::index::IndexBuilder;
+use crate::metadata::Metadata;
+use crate::page::{PAGE_SIZE, PageNo};
+use crate::region::Region;
+use crate::region_map::RegionMap;
+use crate::section::ParentLayer;
+use batch::{Batch, Job, MAX_BATCH_PAGES, RunKind};
+use collect::{Collected, Collector};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use encode::{BatchEncoder, Encoded};
+use std::fmt;
+use std::io::{Seek, Write};
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+use worker::Worker;
+
+/// How to write.
+#[derive(Debug, Clone)]
+pub struct WriterOptions {
+    /// Codec, level and frame size.
+    pub compression: Compression,
+    /// Compressing threads, at least 1.
+    pub jobs: usize,
+    /// Bytes of pages that may wait to be compressed; at least 2 MiB per thread are allowed whatever it says.
+    pub buffer: u64,
+    /// Where an index of more than 4 MiB waits until the frames are written; the system's temporary folder by default.
+    pub spool_dir: PathBuf,
+    /// The snapshot that pages of [`Writer::parent`] live in.
+    pub parent: Option<ParentLayer>,
+}
+
+impl Default for WriterOptions {
+    fn default() -> Self {
+        Self {
+            compression: Compression::default(),
+            jobs: 1,
+            buffer: 0,
+            spool_dir: std::env::temp_dir(),
+            parent: None,
+        }
+    }
+}
+
+/// An index up to this size (2 GiB of varied memory, in bytes) is kept in memory until it is written.
+const INDEX_IN_MEMORY: usize = 8 << 20;
+
+/// Writes a snapshot. Regions come one after the other, the pages of each in order.
+pub struct Writer<W> {
+    regions: RegionMap,
+    parent: Option<ParentLayer>,
+    compression: Compression,
+    /// Pages of the current region that have not come yet.
+    pages_left: u64,
+    batch_pages: usize,
+    batch: Option<Batch>,
+    /// Batches that may still be allocated.
+    batches_left: usize,
+    free_batches: Receiver<Batch>,
+    jobs: Option<Sender<(u64, Job)>>,
+    jobs_sent: u64,
+    jobs_total: Sender<u64>,
+    workers: Vec<JoinHandle<()>>,
+    collector: Option<JoinHandle<Result<Collected<W>, WriteError>>>,
+}
+
+impl<W: Write + Seek + Send + 'static> Writer<W> {
+    /// Begin a snapshot at the start of `out`, which should be empty.
+    ///
+    /// # Errors
+    /// [`WriteError::Usage`] for options out of range, [`WriteError::Output`].
+    pub fn new(mut out: W, options: WriterOptions) -> Result<Self, WriteError> {
+        let compression = options.compression;
+        if !(1..=MAX_FRAME_PAGES).contains(&compression.frame_pages) {
+            return Err(WriteError::Usage(format!(
+                "a frame of {} pages: 1 to {MAX_FRAME_PAGES} are possible",
+                compression.frame_pages
+            )));
+        }
+        // Zeros until everything else is written: half a snapshot does not begin like one.
+        out.write_all(&[0; PAGE_SIZE]).map_err(WriteError::Output)?;
+        let threads = options.jobs.max(1);
+        let frame_pages = usize::from(compression.frame_pages);
+        let in_flight = 2 * threads + 2;
+        let wanted = options.buffer / (MAX_BATCH_PAGES * PAGE_SIZE) as u64;
+        let batches = usize::try_from(wanted).unwrap_or(usize::MAX).max(in_flight);
+
+        let (jobs, jobs_out) = unbounded();
+        let (answers_in, answers) = unbounded();
+        let (free_batches_in, free_batches) = unbounded();
+        let (free_encoded, free_encoded_out) = bounded(in_flight);
+        let (jobs_total, jobs_total_out) = bounded(1);
+        for _ in 0..in_flight {
+            drop(free_encoded.send(Encoded::new(compression)));
+        }
+        let mut workers = Vec::with_capacity(threads);
+        for _ in 0..threads {
+            let worker = Worker {
+                encoder: BatchEncoder::new(compression)?,
+                jobs: jobs_out.clone(),
+                answers: answers_in.clone(),
+                free_batches: free_batches_in.clone(),
+                free_encoded: free_encoded_out.clone(),
+            };
+            workers.push(spawn("compress", move || worker.run())?);
+        }
+        let spool = tempfile::spooled_tempfile_in(INDEX_IN_MEMORY, options.spool_dir);
+        let collector = Collector {
+            collected: Collected {
+                out,
+                index: IndexBuilder::new(spool),
+                summary: Summary::default(),
+            },
+            answers,
+            free_encoded,
+        };
+        let collector = spawn("collect", move || collector.run(&jobs_total_out))?;
+        Ok(Self {
+            regions: RegionMap::default(),
+            parent: options.parent,
+            compression,
+            pages_left: 0,
+            batch_pages: MAX_BATCH_PAGES / frame_pages * frame_pages,
+            batch: None,
+            batches_left: batches,
+            free_batches,
+            jobs: Some(jobs),
+            jobs_sent: 0,
+            jobs_total,
+            workers,
+            collector: Some(collector),
+        })
+    }
+
+    /// The next pages are those of `region`. The last region must be complete.
+    ///
+    /// # Errors
+    /// [`WriteError::Usage`] for a region that the format does not allow.
+    pub fn begin_region(&mut self, region: Region) -> Result<(), WriteError> {
+        if self.pages_left != 0 {
+            return Err(usage("a region begins before the last one is complete"));
+        }
+        let pages = region.pages();
+        if self.regions.pages().saturating_add(pages) > crate::header::MAX_PAGES {
+            return Err(usage("the snapshot has more pages than the format allows"));
+        }
+        self.regions.push(region).map_err(usage)?;
+        self.pages_left = pages;
+        Ok(())
+    }
+
+    /// Room for the next pages of the region: at least one page, at most 2 MiB. What it holds is not defined.
+    ///
+    /// # Errors
+    /// [`WriteError::Usage`] when the region is complete; the error that ended the writer's threads.
+    pub fn space(&mut self) -> Result<&mut [u8], WriteError> {
+        if self.pages_left == 0 {
+            return Err(usage("the region has no more pages"));
+        }
+        let left = usize::try_from(self.pages_left).unwrap_or(usize::MAX);
+        let batch_pages = self.batch_pages;
+        let batch = self.batch()?;
+        let end = batch_pages.min(batch.pages.saturating_add(left));
+        Ok(&mut batch.bytes[batch.pages * PAGE_SIZE..end * PAGE_SIZE])
+    }
+
+    /// The first `pages` pages of [`Writer::space`] are the next pages of the region.
+    ///
+    /// # Errors
+    /// [`WriteError::Usage`] when they are more than there was room for; the error that ended the writer's threads.
+    pub fn commit(&mut self, pages: usize) -> Result<(), WriteError> {
+        let room = self.space()?.len() / PAGE_SIZE;
+        if pages > room {
+            return Err(usage("more pages are committed than there was room for"));
+        }
+        self.push(RunKind::Data, pages)
+    }
+
+    /// The next `pages` pages of the region are zero.
+    ///
+    /// # Errors
+    /// As for [`Writer::commit`].
+    pub fn zeros(&mut self, pages: u64) -> Result<(), WriteError> {
+        self.known(Content::Zero, pages)
+    }
+
+    /// The next `pages` pages of the region could not be read. They will never be served as zero.
+    ///
+    /// # Errors
+    /// As for [`Writer::commit`].
+    pub fn lost(&mut self, pages: u64) -> Result<(), WriteError> {
+        self.known(Content::Lost, pages)
+    }
+
+    /// The next `pages` pages of the region are those of the parent snapshot from page `first` on.
+    ///
+    /// # Errors
+    /// As for [`Writer::commit`]; [`WriteError::Usage`] when the parent does not have them.
+    pub fn parent(&mut self, first: PageNo, pages: u64) -> Result<(), WriteError> {
+        let parent_pages = self.parent.as_ref().map_or(0, |parent| parent.pages);
+        match first.0.checked_add(pages) {
+            Some(end) if end <= parent_pages => self.known(Content::Parent(first), pages),
+            _ => Err(usage("the parent snapshot does not have these pages")),
+        }
+    }
+
+    /// Write index, region map and metadata, and at last the header. The output is not synced to disk.
+    ///
+    /// # Errors
+    /// [`WriteError::Usage`] when the last region is not complete; any error on the way.
+    pub fn finish(
+        mut self,
+        id: SnapshotId,
+        metadata: &Metadata,
+    ) -> Result<(W, Summary), WriteError> {
+        if self.pages_left != 0 {
+            return Err(usage("the last region is not complete"));
+        }
+        let collected = self.join()?;
+        tail::write(
+            collected,
+            &tail::Tail {
+                id,
+                regions: &self.regions,
+                metadata,
+                parent: self.parent.as_ref(),
+                max_frame_pages: self.compression.frame_pages,
+            },
+        )
+    }
+
+    fn known(&mut self, content: Content, pages: u64) -> Result<(), WriteError> {
+        if pages > self.pages_left {
+            return Err(usage("more pages are given than the region has"));
+        }
+        let mut done = 0;
+        while done < pages {
+            let here = content.offset_by(done);
+            let left = pages - done;
+            let in_batch = self.batch.as_ref().map_or(0, |batch| batch.pages);
+            let step = if in_batch == 0 && left >= self.batch_pages as u64 {
+                // Whole batches of the same need no batch.
+                let whole = left - left % self.batch_pages as u64;
+                self.pages_left -= whole;
+                self.send(Job::Run(here, whole))?;
+                whole
+            } else {
+                let room = (self.batch_pages - in_batch) as u64;
+                let step = room.min(left);
+                self.batch()?;
+                self.push(
+                    RunKind::Known(here),
+                    usize::try_from(step).unwrap_or(usize::MAX),
+                )?;
+                step
+            };
+            done += step;
+        }
+        Ok(())
+    }
+
+    /// The batch being filled.
+    fn batch(&mut self) -> Result<&mut Batch, WriteError> {
+        if self.batch.is_none() {
+            let free = match self.free_batches.try_recv() {
+                Ok(batch) => Some(batch),
+                Err(_) if self.batches_left > 0 => {
+                    self.batches_left -= 1;
+                    Some(Batch::new())
+                }
+                Err(_) => self.free_batches.recv().ok(),
+            };
+            match free {
+                Some(batch) => self.batch = Some(batch),
+                None => return Err(self.failure()),
+            }
+        }
+        self.batch.as_mut().ok_or(WriteError::Worker)
+    }
+
+    fn push(&mut self, kind: RunKind, pages: usize) -> Result<(), WriteError> {
+        self.pages_left -= pages as u64;
+        let full = self.pages_left == 0;
+        let batch_pages = self.batch_pages;
+        let batch = self.batch()?;
+        batch.push(kind, pages);
+        // A batch never reaches into the next region, so no frame does.
+        if full || batch.pages == batch_pages {
+            let batch = self.batch.take().ok_or(WriteError::Worker)?;
+            self.send(Job::Batch(batch))?;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, job: Job) -> Result<(), WriteError> {
+        let jobs = self.jobs.as_ref().ok_or(WriteError::Worker)?;
+        match jobs.send((self.jobs_sent, job)) {
+            Ok(()) => {
+                self.jobs_sent += 1;
+                Ok(())
+            }
+            Err(_) => Err(self.failure()),
+        }
+    }
+
+    /// Why the threads are gone.
+    fn failure(&mut self) -> WriteError {
+        self.join().err().unwrap_or(WriteError::Worker)
+    }
+
+    /// Wait for the threads, and take what the collector has.
+    fn join(&mut self) -> Result<Collected<W>, WriteError> {
+        self.jobs = None;
+        // The collector may have failed already; its own answer says why.
+        let _ = self.jobs_total.try_send(self.jobs_sent);
+        for worker in self.workers.drain(..) {
+            worker.join().map_err(|_| WriteError::Worker)?;
+        }
+        let collector = self.collector.take().ok_or(WriteError::Worker)?;
+        collector.join().map_err(|_| WriteError::Worker)?
+    }
+}
+
+fn usage(message: &str) -> WriteError {
+    WriteError::Usage(message.into())
+}
+
+fn spawn<T: Send + 'static>(
+    name: &str,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, WriteError> {
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(run)
+        .map_err(WriteError::Output)
+}
+
+impl<W> fmt::Debug for Writer<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer")
+            .field("pages", &self.regions.pages())
+            .finish_non_exhaustive()
+    }
+}
