@@ -1,7 +1,13 @@
 //! Lazy restore of virtual machines and processes from compressed snapshots, through Linux userfaultfd.
 //!
-//! Dependencies point one way: the command line (`cli`) uses [`capture`], `capture` uses [`tracee`], and both know the
-//! file only through the crate `snapshot_format`.
+//! Dependencies point one way: `cli` says what was typed, [`tool`] does it; `tool` uses [`capture`], `capture` uses
+//! [`tracee`], and they know the file only through the crate `snapshot_format`. ARCHITECTURE.md has the whole picture.
 
 pub mod capture;
+pub mod cli;
+pub mod failure;
+mod origin;
+pub mod output;
+pub mod progress;
+pub mod tool;
 pub mod tracee;

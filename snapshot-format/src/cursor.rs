@@ -31,9 +31,12 @@ pub struct Cursor<S> {
     content_of: Option<FrameRef>,
 }
 
-/// Checked nodes of the index by their offset in the index section.
+/// A node: its offset in the index section, and the checksum that it was found to have.
+type NodeKey = (u64, u64);
+
+/// Checked nodes of the index.
 struct NodeCache {
-    slots: Vec<(Option<u64>, Box<Page>)>,
+    slots: Vec<(Option<NodeKey>, Box<Page>)>,
 }
 
 impl NodeCache {
@@ -46,7 +49,7 @@ impl NodeCache {
     }
 
     /// The slot for the node at `offset`: neighbours in the file do not displace each other.
-    fn slot(&mut self, offset: u64) -> Option<&mut (Option<u64>, Box<Page>)> {
+    fn slot(&mut self, offset: u64) -> Option<&mut (Option<NodeKey>, Box<Page>)> {
         let count = self.slots.len() as u64;
         let position = (offset / crate::page::PAGE_BYTES).checked_rem(count)?;
         self.slots.get_mut(usize::try_from(position).ok()?)
@@ -125,7 +128,7 @@ impl<S: ReadAt> Cursor<S> {
         let (cached, node) = cache
             .slot(offset)
             .ok_or_else(|| Error::corrupt(place(), "not a node"))?;
-        if *cached != Some(offset) {
+        if *cached != Some((offset, expected)) {
             *cached = None;
             self.snapshot
                 .storage()
@@ -134,7 +137,7 @@ impl<S: ReadAt> Cursor<S> {
             if checksum(node.as_slice()) != expected {
                 return Err(Error::corrupt(place(), "the checksum does not match"));
             }
-            *cached = Some(offset);
+            *cached = Some((offset, expected));
         }
         Ok(node)
     }

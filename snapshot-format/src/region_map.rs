@@ -62,6 +62,8 @@ impl PlacedRegion {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RegionMap {
     regions: Vec<PlacedRegion>,
+    /// Bytes of all names.
+    names_len: u64,
 }
 
 impl RegionMap {
@@ -96,6 +98,14 @@ impl RegionMap {
         if self.regions.len() >= MAX_REGIONS {
             return Err("too many regions");
         }
+        let names_len = self.names_len.saturating_add(region.name.len() as u64);
+        let records_len = (self.regions.len() as u64)
+            .saturating_add(1)
+            .saturating_mul(RECORD_LEN as u64);
+        if records_len.saturating_add(names_len) > MAX_REGION_MAP.saturating_sub(8) {
+            return Err("the region map is longer than the format allows");
+        }
+        self.names_len = names_len;
         let first_page = PageNo(self.pages());
         self.regions.push(PlacedRegion { region, first_page });
         Ok(())
@@ -155,9 +165,11 @@ impl RegionMap {
             .unwrap_or_default();
         let mut map = Self {
             regions: Vec::with_capacity(count),
+            names_len: 0,
         };
         for record in records.as_chunks::<RECORD_LEN>().0 {
-            let (region, first_page) = decode_record(record, names).map_err(corrupt)?;
+            let (region, first_page) =
+                decode_record(record, names, map.names_len).map_err(corrupt)?;
             if first_page != map.pages() {
                 return Err(corrupt(
                     "the pages of a region do not follow the last one's",
@@ -169,7 +181,13 @@ impl RegionMap {
     }
 }
 
-fn decode_record(record: &[u8; RECORD_LEN], names: &[u8]) -> Result<(Region, u64), &'static str> {
+/// Decode a record whose name begins `names_len` bytes into `names`, behind the one before: so that the names take no
+/// more memory than they have bytes in the file.
+fn decode_record(
+    record: &[u8; RECORD_LEN],
+    names: &[u8],
+    names_len: u64,
+) -> Result<(Region, u64), &'static str> {
     let mut fields = Fields::new(record);
     let mut next = || fields.u64().ok_or("cut short");
     let (start, len, first_page, offset, name_offset) =
@@ -178,6 +196,9 @@ fn decode_record(record: &[u8; RECORD_LEN], names: &[u8]) -> Result<(Region, u64
     let [kind, protection, page_shift, flags] = fields.array().ok_or("cut short")?;
     if !fields.zeros(16) {
         return Err("a reserved field is not zero");
+    }
+    if name_offset != names_len {
+        return Err("a name does not follow the one before");
     }
     let name = usize::try_from(name_offset)
         .ok()

@@ -7,6 +7,7 @@
 mod batch;
 mod collect;
 mod encode;
+mod stream;
 mod tail;
 mod worker;
 
@@ -21,7 +22,7 @@ use crate::metadata::Metadata;
 use crate::page::{PAGE_SIZE, PageNo};
 use crate::region::Region;
 use crate::region_map::RegionMap;
-use crate::section::ParentLayer;
+use crate::section::{MAX_PARENT_PATH, ParentLayer};
 use batch::{Batch, Job, MAX_BATCH_PAGES, RunKind};
 use collect::{Collected, Collector};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -37,7 +38,7 @@ use worker::Worker;
 pub struct WriterOptions {
     /// Codec, level and frame size.
     pub compression: Compression,
-    /// Compressing threads, at least 1.
+    /// Compressing threads, 1 to 1024 (0 is taken for 1). Each takes about 8 MiB.
     pub jobs: usize,
     /// Bytes of pages that may wait to be compressed; at least 2 MiB per thread are allowed whatever it says.
     pub buffer: u64,
@@ -62,6 +63,9 @@ impl Default for WriterOptions {
 /// An index up to this size (2 GiB of varied memory, in bytes) is kept in memory until it is written.
 const INDEX_IN_MEMORY: usize = 8 << 20;
 
+/// Most compressing threads.
+const MAX_JOBS: usize = 1024;
+
 /// Writes a snapshot. Regions come one after the other, the pages of each in order.
 pub struct Writer<W> {
     regions: RegionMap,
@@ -69,6 +73,8 @@ pub struct Writer<W> {
     compression: Compression,
     /// Pages of the current region that have not come yet.
     pages_left: u64,
+    /// While a stream is open: `pages_left` at its beginning.
+    stream_pages: Option<u64>,
     batch_pages: usize,
     batch: Option<Batch>,
     /// Batches that may still be allocated.
@@ -92,6 +98,19 @@ impl<W: Write + Seek + Send + 'static> Writer<W> {
             return Err(WriteError::Usage(format!(
                 "a frame of {} pages: 1 to {MAX_FRAME_PAGES} are possible",
                 compression.frame_pages
+            )));
+        }
+        if options.jobs > MAX_JOBS {
+            return Err(WriteError::Usage(format!(
+                "{} compressing threads: 1 to {MAX_JOBS} are possible",
+                options.jobs
+            )));
+        }
+        if let Some(parent) = &options.parent
+            && parent.path.len() > MAX_PARENT_PATH
+        {
+            return Err(WriteError::Usage(format!(
+                "the path of the parent is over {MAX_PARENT_PATH} bytes"
             )));
         }
         // Zeros until everything else is written: half a snapshot does not begin like one.
@@ -137,6 +156,7 @@ impl<W: Write + Seek + Send + 'static> Writer<W> {
             parent: options.parent,
             compression,
             pages_left: 0,
+            stream_pages: None,
             batch_pages: MAX_BATCH_PAGES / frame_pages * frame_pages,
             batch: None,
             batches_left: batches,
@@ -297,16 +317,23 @@ impl<W: Write + Seek + Send + 'static> Writer<W> {
 
     fn push(&mut self, kind: RunKind, pages: usize) -> Result<(), WriteError> {
         self.pages_left -= pages as u64;
-        let full = self.pages_left == 0;
+        // A batch never reaches into the next region, so no frame does.
+        let ended = self.pages_left == 0;
         let batch_pages = self.batch_pages;
         let batch = self.batch()?;
         batch.push(kind, pages);
-        // A batch never reaches into the next region, so no frame does.
-        if full || batch.pages == batch_pages {
-            let batch = self.batch.take().ok_or(WriteError::Worker)?;
-            self.send(Job::Batch(batch))?;
+        if ended || batch.pages == batch_pages {
+            self.dispatch()?;
         }
         Ok(())
+    }
+
+    /// Give the batch being filled, if there is one, to the workers.
+    fn dispatch(&mut self) -> Result<(), WriteError> {
+        match self.batch.take() {
+            Some(batch) => self.send(Job::Batch(batch)),
+            None => Ok(()),
+        }
     }
 
     fn send(&mut self, job: Job) -> Result<(), WriteError> {

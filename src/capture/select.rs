@@ -1,0 +1,553 @@
+//! Which memory of the target is captured: pure.
+
+use bytesize::ByteSize;
+use snapshot_format::{PageSize, Region, RegionKind};
+
+use super::backing::Backing;
+use super::selector::RegionSelector;
+use super::smaps::Mapping;
+
+/// A mapping, and what is behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// The mapping.
+    pub mapping: Mapping,
+    /// What is behind it.
+    pub backing: Backing,
+}
+
+/// A selected piece of a mapping: all of it, or what a range cut out of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// The mapping it is a piece of.
+    pub of: Candidate,
+    /// First address.
+    pub start: u64,
+    /// One past the last address.
+    pub end: u64,
+}
+
+/// Why a selection is not possible.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SelectError {
+    /// A selector that fits no mapping.
+    #[error(
+        "no memory of the target matches \"{selector}\"; the largest mappings are:\n{available}"
+    )]
+    NothingMatches {
+        /// The selector.
+        selector: String,
+        /// What there is, for people.
+        available: String,
+    },
+    /// The default selection is empty.
+    #[error(
+        "the target has no writable memory of its own; select a mapping by name or range:\n{available}"
+    )]
+    NothingByDefault {
+        /// What there is, for people.
+        available: String,
+    },
+    /// A selected mapping that is not memory.
+    #[error("{mapping} is a device or belongs to the kernel, it cannot be captured: leave it out")]
+    NotMemory {
+        /// Name and address range of the mapping.
+        mapping: String,
+    },
+    /// A range that contains addresses where nothing is mapped.
+    #[error(
+        "nothing is mapped at {address:#x}, inside the range {selector}: give a range without gaps"
+    )]
+    Gap {
+        /// The selector.
+        selector: String,
+        /// The first such address.
+        address: u64,
+    },
+    /// A range that cuts a page.
+    #[error(
+        "the range {selector} cuts a page of {mapping}: its ends must be multiples of {page_size:#x}"
+    )]
+    CutsAPage {
+        /// The selector.
+        selector: String,
+        /// Name and address range of the mapping.
+        mapping: String,
+        /// The page size, in bytes.
+        page_size: u64,
+    },
+}
+
+/// How many mappings an error lists.
+const LISTED: usize = 10;
+
+/// Picks the memory to capture, in address order, without overlaps.
+///
+/// Without selectors: what the process can write and nothing else holds: private anonymous memory with heap, stacks and
+/// .bss, and memory files (memfd, shared anonymous, tmpfs, hugetlbfs). `private_files` adds private writable mappings of
+/// files (.data of programs and libraries). Memory that is not writable now is left out; name it to have it.
+///
+/// # Errors
+/// [`SelectError`].
+pub fn select(
+    candidates: &[Candidate],
+    selectors: &[RegionSelector],
+    private_files: bool,
+) -> Result<Vec<Piece>, SelectError> {
+    if selectors.is_empty() {
+        let pieces: Vec<Piece> = candidates
+            .iter()
+            .filter(|candidate| by_default(candidate, private_files))
+            .map(whole)
+            .collect();
+        if pieces.is_empty() {
+            return Err(SelectError::NothingByDefault {
+                available: list(candidates),
+            });
+        }
+        return Ok(pieces);
+    }
+    let mut pieces = Vec::new();
+    for selector in selectors {
+        let found = match selector {
+            RegionSelector::Name(name) => by_name(candidates, name),
+            RegionSelector::Range { start, end } => by_range(candidates, *start, *end, selector)?,
+            RegionSelector::Largest => largest(candidates),
+        };
+        if found.is_empty() {
+            return Err(SelectError::NothingMatches {
+                selector: selector.to_string(),
+                available: list(candidates),
+            });
+        }
+        pieces.extend(found);
+    }
+    if let Some(piece) = pieces
+        .iter()
+        .find(|piece| piece.of.backing == Backing::Special)
+    {
+        return Err(SelectError::NotMemory {
+            mapping: piece.of.mapping.line.to_string(),
+        });
+    }
+    if private_files {
+        pieces.extend(
+            candidates
+                .iter()
+                .filter(|candidate| is_private_file(candidate))
+                .map(whole),
+        );
+    }
+    Ok(without_overlaps(pieces))
+}
+
+fn by_default(candidate: &Candidate, private_files: bool) -> bool {
+    let mapping = &candidate.mapping;
+    match candidate.backing {
+        // Droppable memory may be lost at any time, is the state of a random number generator, which two restored copies
+        // should not have in common, and cannot be restored through userfaultfd.
+        Backing::Anonymous => mapping.line.protection.write && !mapping.flags.droppable,
+        Backing::Memory => mapping.line.protection.write,
+        Backing::File => private_files && is_private_file(candidate),
+        Backing::Special => false,
+    }
+}
+
+fn is_private_file(candidate: &Candidate) -> bool {
+    let line = &candidate.mapping.line;
+    candidate.backing == Backing::File && line.protection.write && !line.shared
+}
+
+fn whole(candidate: &Candidate) -> Piece {
+    Piece {
+        start: candidate.mapping.line.start,
+        end: candidate.mapping.line.end,
+        of: candidate.clone(),
+    }
+}
+
+fn by_name(candidates: &[Candidate], name: &str) -> Vec<Piece> {
+    let named = |candidate: &&Candidate| RegionSelector::names(name, &candidate.mapping.line.name);
+    candidates.iter().filter(named).map(whole).collect()
+}
+
+/// Writable only: language runtimes reserve address space in mappings far bigger than what they use of it.
+fn largest(candidates: &[Candidate]) -> Vec<Piece> {
+    let memory = candidates.iter().filter(|candidate| {
+        matches!(candidate.backing, Backing::Anonymous | Backing::Memory)
+            && candidate.mapping.line.protection.write
+    });
+    // Of equals max_by_key would take the last one; the first one is what a user expects.
+    memory
+        .rev()
+        .max_by_key(|candidate| candidate.mapping.line.len())
+        .map(whole)
+        .into_iter()
+        .collect()
+}
+
+fn by_range(
+    candidates: &[Candidate],
+    start: u64,
+    end: u64,
+    selector: &RegionSelector,
+) -> Result<Vec<Piece>, SelectError> {
+    let mut pieces = Vec::new();
+    let mut reached = start;
+    for candidate in candidates {
+        let line = &candidate.mapping.line;
+        if line.end <= reached || end <= line.start {
+            continue;
+        }
+        if reached < line.start {
+            break;
+        }
+        let piece = Piece {
+            of: candidate.clone(),
+            start: reached,
+            end: end.min(line.end),
+        };
+        let page_size = candidate.mapping.page_kib * 1024;
+        if !piece.start.is_multiple_of(page_size) || !piece.end.is_multiple_of(page_size) {
+            let (selector, mapping) = (selector.to_string(), line.to_string());
+            return Err(SelectError::CutsAPage {
+                selector,
+                mapping,
+                page_size,
+            });
+        }
+        reached = piece.end;
+        pieces.push(piece);
+    }
+    if !pieces.is_empty() && reached < end {
+        return Err(SelectError::Gap {
+            selector: selector.to_string(),
+            address: reached,
+        });
+    }
+    Ok(pieces)
+}
+
+/// Selectors may overlap: every page once, in address order.
+fn without_overlaps(mut pieces: Vec<Piece>) -> Vec<Piece> {
+    pieces.sort_by_key(|piece| (piece.start, piece.end));
+    let mut result: Vec<Piece> = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        match result.last_mut() {
+            Some(last)
+                if last.of.mapping.line.start == piece.of.mapping.line.start
+                    && piece.start <= last.end =>
+            {
+                last.end = last.end.max(piece.end);
+            }
+            _ => result.push(piece),
+        }
+    }
+    result
+}
+
+fn list(candidates: &[Candidate]) -> String {
+    let mut memory: Vec<&Candidate> = candidates
+        .iter()
+        .filter(|candidate| candidate.backing != Backing::Special)
+        .collect();
+    memory.sort_by_key(|candidate| std::cmp::Reverse(candidate.mapping.line.len()));
+    let mut lines: Vec<String> = memory
+        .iter()
+        .take(LISTED)
+        .map(|candidate| {
+            let line = &candidate.mapping.line;
+            let size = ByteSize::b(line.len()).display().iec().to_string();
+            let sharing = if line.shared { "shared" } else { "private" };
+            format!(
+                "  {:#x}-{:#x} {size:>10} {sharing:<7} {}",
+                line.start,
+                line.end,
+                line.name.escape_debug()
+            )
+        })
+        .collect();
+    if memory.len() > LISTED {
+        lines.push(format!("  and {} smaller ones", memory.len() - LISTED));
+    }
+    lines.join("\n")
+}
+
+impl Piece {
+    /// The piece as the snapshot format describes it.
+    #[must_use]
+    pub fn region(&self) -> Region {
+        let mapping = &self.of.mapping;
+        let line = &mapping.line;
+        let has_file = self.of.backing != Backing::Anonymous;
+        let kind = if mapping.flags.hugetlb {
+            RegionKind::Hugetlb
+        } else if line.shared {
+            RegionKind::Shared
+        } else if line.name == "[stack]" {
+            RegionKind::Stack
+        } else {
+            RegionKind::Private
+        };
+        Region {
+            start: self.start,
+            len: self.end - self.start,
+            offset: if has_file {
+                self.file_offset(self.start)
+            } else {
+                0
+            },
+            protection: line.protection,
+            kind,
+            shared: line.shared,
+            page_size: if mapping.flags.hugetlb {
+                PageSize::Huge2M
+            } else {
+                PageSize::Small
+            },
+            name: line.name.clone(),
+        }
+    }
+
+    /// The offset in the mapping's file that belongs to an address of the mapping.
+    #[must_use]
+    pub fn file_offset(&self, address: u64) -> u64 {
+        let line = &self.of.mapping.line;
+        line.offset.saturating_add(address - line.start)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::smaps;
+    use super::*;
+
+    fn candidates() -> Vec<Candidate> {
+        let text = "\
+10000-20000 rw-p 00001000 fe:01 9 /usr/bin/app
+20000-28000 rw-p 00000000 00:00 0
+28000-30000 rw-p 00000000 00:00 0 [heap]
+30000-31000 ---p 00000000 00:00 0
+40000-90000 ---p 00000000 00:00 0
+100000-140000 rw-s 00003000 00:01 7 /memfd:ram (deleted)
+140000-150000 r--s 00000000 00:01 8 /memfd:ro (deleted)
+150000-160000 rw-p 00002000 00:01 7 /memfd:ram (deleted)
+200000-600000 rw-s 00200000 00:10 9 /dev/hugepages/x
+KernelPageSize: 2048 kB
+VmFlags: ht
+700000-701000 rw-p 00000000 00:00 0
+VmFlags: rd wr dp
+7f0000-7f8000 rw-p 00000000 00:00 0 [stack]
+7fa000-7fb000 r-xp 00000000 00:00 0 [vdso]
+";
+        let backing = |mapping: &Mapping| match mapping.line.name.as_str() {
+            "/usr/bin/app" => Backing::File,
+            "[vdso]" => Backing::Special,
+            name if name.starts_with('/') => Backing::Memory,
+            _ => Backing::Anonymous,
+        };
+        let mappings = smaps::parse(text.as_bytes()).expect("test data is good");
+        mappings
+            .into_iter()
+            .map(|mapping| Candidate {
+                backing: backing(&mapping),
+                mapping,
+            })
+            .collect()
+    }
+
+    fn selected(selectors: &[&str], private_files: bool) -> Result<Vec<(u64, u64)>, SelectError> {
+        let selectors: Vec<RegionSelector> =
+            selectors.iter().map(|text| text.parse().expect("test data is good")).collect();
+        let pieces = select(&candidates(), &selectors, private_files)?;
+        Ok(pieces
+            .iter()
+            .map(|piece| (piece.start, piece.end))
+            .collect())
+    }
+
+    const DEFAULT: [(u64, u64); 6] = [
+        (0x20000, 0x28000),
+        (0x28000, 0x30000),
+        (0x10_0000, 0x14_0000),
+        (0x15_0000, 0x16_0000),
+        (0x20_0000, 0x60_0000),
+        (0x7f_0000, 0x7f_8000),
+    ];
+
+    #[test]
+    fn by_default_all_writable_memory() {
+        assert_eq!(selected(&[], false).expect("test data is good"), DEFAULT);
+        let with_files = selected(&[], true).expect("test data is good");
+        assert_eq!(with_files[0], (0x10000, 0x20000));
+        assert_eq!(with_files[1..], DEFAULT);
+        assert!(matches!(
+            select(&[], &[], false),
+            Err(SelectError::NothingByDefault { .. })
+        ));
+    }
+
+    #[test]
+    fn names_select_every_mapping_of_that_name_writable_or_not() {
+        assert_eq!(
+            selected(&["memfd:ram"], false).expect("test data is good"),
+            [(0x10_0000, 0x14_0000), (0x15_0000, 0x16_0000)]
+        );
+        assert_eq!(
+            selected(&["/memfd:ro"], false).expect("test data is good"),
+            [(0x14_0000, 0x15_0000)]
+        );
+        assert_eq!(
+            selected(&["[stack]"], true).expect("test data is good"),
+            [(0x10000, 0x20000), (0x7f_0000, 0x7f_8000)]
+        );
+    }
+
+    #[test]
+    fn largest_is_the_largest_that_is_in_use() {
+        assert_eq!(
+            selected(&["largest"], false).expect("test data is good"),
+            [(0x20_0000, 0x60_0000)]
+        );
+        let without_hugetlb: Vec<Candidate> = candidates()
+            .into_iter()
+            .filter(|candidate| !candidate.mapping.flags.hugetlb)
+            .collect();
+        let pieces = select(&without_hugetlb, &[RegionSelector::Largest], false).expect("test data is good");
+        assert_eq!(
+            pieces[0].start, 0x10_0000,
+            "the bigger one at 0x40000 is only reserved"
+        );
+    }
+
+    #[test]
+    fn ranges_cut_and_span_but_do_not_jump() {
+        assert_eq!(
+            selected(&["21000-22000"], false).expect("test data is good"),
+            [(0x21000, 0x22000)]
+        );
+        let spanning = selected(&["27000-31000"], false).expect("test data is good");
+        assert_eq!(
+            spanning,
+            [(0x27000, 0x28000), (0x28000, 0x30000), (0x30000, 0x31000)]
+        );
+        let gap = selected(&["30000-41000"], false).expect_err("must be refused");
+        assert!(
+            matches!(
+                gap,
+                SelectError::Gap {
+                    address: 0x31000,
+                    ..
+                }
+            ),
+            "{gap}"
+        );
+        let ends_outside = selected(&["150000-161000"], false).expect_err("must be refused");
+        assert!(
+            matches!(
+                ends_outside,
+                SelectError::Gap {
+                    address: 0x16_0000,
+                    ..
+                }
+            ),
+            "{ends_outside}"
+        );
+        for nothing in ["1000-2000", "31000-33000", "3f000-41000"] {
+            let error = selected(&[nothing], false).expect_err("must be refused");
+            assert!(
+                matches!(error, SelectError::NothingMatches { .. }),
+                "{nothing}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn ranges_keep_pages_whole() {
+        for (range, size) in [
+            ("20800-21000", 0x1000),
+            ("20000-20001", 0x1000),
+            ("200000-201000", 0x20_0000),
+        ] {
+            let error = selected(&[range], false).expect_err("must be refused");
+            assert!(
+                matches!(error, SelectError::CutsAPage { page_size, .. } if page_size == size),
+                "{error}"
+            );
+        }
+        assert_eq!(
+            selected(&["400000-600000"], false).expect("test data is good"),
+            [(0x40_0000, 0x60_0000)]
+        );
+    }
+
+    #[test]
+    fn overlapping_selectors_take_every_page_once() {
+        let merged = selected(
+            &[
+                "22000-24000",
+                "23000-25000",
+                "[heap]",
+                "20000-21000",
+                "[heap]",
+            ],
+            false,
+        )
+        .expect("test data is good");
+        assert_eq!(
+            merged,
+            [(0x20000, 0x21000), (0x22000, 0x25000), (0x28000, 0x30000)]
+        );
+    }
+
+    #[test]
+    fn what_is_not_memory_is_refused_by_name() {
+        for selector in ["[vdso]", "7fa000-7fb000"] {
+            let error = selected(&[selector], false).expect_err("must be refused");
+            assert!(error.to_string().contains("[vdso]"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_selector_that_fits_nothing_lists_what_there_is() {
+        let text = selected(&["nonsense"], false).expect_err("must be refused").to_string();
+        assert!(
+            text.contains("nonsense") && text.contains("4.0 MiB shared  /dev/hugepages/x"),
+            "{text}"
+        );
+        assert!(text.contains("and 1 smaller ones"), "{text}");
+    }
+
+    #[test]
+    fn regions_say_what_they_are() {
+        let region = |text: &str| {
+            let pieces = select(&candidates(), &[text.parse().expect("test data is good")], false).expect("test data is good");
+            pieces[0].region()
+        };
+        let ram = region("110000-120000");
+        assert_eq!(
+            (ram.start, ram.len, ram.offset),
+            (0x11_0000, 0x1_0000, 0x1_3000)
+        );
+        assert_eq!(
+            (ram.kind, ram.shared, ram.name.as_str()),
+            (RegionKind::Shared, true, "/memfd:ram (deleted)")
+        );
+        let private = region("150000-160000");
+        assert_eq!(
+            (private.kind, private.shared, private.offset),
+            (RegionKind::Private, false, 0x2000)
+        );
+        let huge = region("400000-600000");
+        assert_eq!(
+            (huge.kind, huge.page_size, huge.offset),
+            (RegionKind::Hugetlb, PageSize::Huge2M, 0x40_0000)
+        );
+        assert_eq!(region("[stack]").kind, RegionKind::Stack);
+        assert_eq!(
+            (region("[heap]").kind, region("[heap]").offset),
+            (RegionKind::Private, 0)
+        );
+    }
+}

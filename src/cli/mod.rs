@@ -1,0 +1,3 @@
+//! What may be typed. No I/O.
+
+pub mod snapshot;

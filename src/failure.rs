@@ -1,0 +1,129 @@
+//! Why a command of `uffd-snapshot` failed, and the exit status that says so.
+
+use crate::capture::CaptureError;
+use snapshot_format::{Error, WriteError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// The one error that a command ends with. Its text names the object and, where there is one, the next step.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// The command line makes no sense: exit status 2.
+    #[error("{0}")]
+    Usage(String),
+    /// A file system operation failed.
+    #[error("cannot {doing} {path:?}: {source}{}", hint(.source))]
+    Io {
+        /// What was being done: "open", "write".
+        doing: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The output is there already.
+    #[error("{0:?} exists: choose another name, or replace it with --force")]
+    Exists(PathBuf),
+    /// The output is something that cannot be replaced.
+    #[error("{0:?} is not a regular file: write to a file on disk")]
+    NotAFile(PathBuf),
+    /// A snapshot cannot be read.
+    #[error("{path:?}: {source}")]
+    Snapshot {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: Error,
+    },
+    /// A region of a snapshot cannot be read.
+    #[error("{path:?}: region {region:?}: {source}; `uffd-snapshot verify` lists every bad page")]
+    Region {
+        /// The file.
+        path: PathBuf,
+        /// The region's name.
+        region: String,
+        /// Why not.
+        source: Error,
+    },
+    /// A snapshot cannot be written.
+    #[error("{path:?}: {source}{}; nothing was left behind", write_hint(.source))]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: WriteError,
+    },
+    /// The memory of a process cannot be captured.
+    #[error(transparent)]
+    Capture(CaptureError),
+    /// Pages of a snapshot are bad.
+    #[error(
+        "{path:?}: {pages} of {total} pages are bad; restore from another copy, or capture again"
+    )]
+    BadPages {
+        /// The file.
+        path: PathBuf,
+        /// Bad pages.
+        pages: u64,
+        /// All pages.
+        total: u64,
+    },
+}
+
+impl Failure {
+    /// Wrap an error of the operation `doing` on `path`.
+    pub fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Io {
+            doing,
+            path,
+            source,
+        }
+    }
+
+    /// Wrap an error of reading the snapshot `path`.
+    pub fn snapshot(path: &Path) -> impl FnOnce(Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Snapshot { path, source }
+    }
+
+    /// Wrap an error of writing the snapshot `path`.
+    pub fn write(path: &Path) -> impl FnOnce(WriteError) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Write { path, source }
+    }
+
+    /// 2 for bad usage, 1 for the rest.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage(_) => ExitCode::from(2),
+            _ => ExitCode::FAILURE,
+        }
+    }
+
+    /// True when the reader of our standard output has gone away, as `head` does: nobody wants the rest, nor an error.
+    #[must_use]
+    pub fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+/// What to do about an error of the operating system.
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            ": free some space, or write to another file system"
+        }
+        _ => "",
+    }
+}
+
+fn write_hint(error: &WriteError) -> &'static str {
+    match error {
+        WriteError::Output(error) => hint(error),
+        _ => "",
+    }
+}

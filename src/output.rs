@@ -1,0 +1,300 @@
+//! Files that appear whole or not at all.
+//!
+//! The bytes go to a file without a name (`O_TMPFILE`), which is synced and then linked into its folder: whatever kills
+//! the program before that, SIGKILL or a power failure, leaves nothing behind. Where the file system has no nameless
+//! files, a temporary name beside the output is used, and removed on errors and on SIGINT, SIGTERM and SIGHUP.
+
+use crate::failure::Failure;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, renameat2};
+use nix::sys::stat::Mode;
+use nix::unistd::linkat;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Memory holds secrets: only the owner may read what is written.
+const MODE: u32 = 0o600;
+
+/// A file being written, not yet visible under its name.
+#[derive(Debug)]
+pub struct PendingFile {
+    file: File,
+    target: PathBuf,
+    replace: bool,
+    /// The temporary name, if it has one.
+    temporary: Option<PathBuf>,
+}
+
+impl PendingFile {
+    /// Begin a file that will be called `target`; an existing one is replaced only if `replace`.
+    ///
+    /// # Errors
+    /// [`Failure::Exists`], [`Failure::NotAFile`], [`Failure::Io`].
+    pub fn create(target: &Path, replace: bool) -> Result<Self, Failure> {
+        // A link is followed, so that what it points to is replaced and not the link.
+        let target = match fs::canonicalize(target) {
+            Ok(resolved) => resolved,
+            Err(_) => target.to_path_buf(),
+        };
+        match fs::metadata(&target) {
+            Ok(existing) if !existing.is_file() => return Err(Failure::NotAFile(target)),
+            Ok(_) if !replace => return Err(Failure::Exists(target)),
+            _ => {}
+        }
+        if target.file_name().is_none() {
+            return Err(Failure::NotAFile(target));
+        }
+        match nameless(&folder(&target)) {
+            Ok(file) => Ok(Self {
+                file,
+                target,
+                replace,
+                temporary: None,
+            }),
+            Err(error) if has_no_nameless_files(&error) => Self::create_named(target, replace),
+            Err(error) => Err(Failure::io("create", &target)(error)),
+        }
+    }
+
+    fn create_named(target: PathBuf, replace: bool) -> Result<Self, Failure> {
+        let temporary = temporary_name(&target);
+        remove_on_signal(temporary.clone()).map_err(Failure::io("watch over", &temporary))?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(MODE)
+            .open(&temporary)
+            .map_err(Failure::io("create", &target))?;
+        Ok(Self {
+            file,
+            target,
+            replace,
+            temporary: Some(temporary),
+        })
+    }
+
+    /// The file to write to.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The folder that the file will be in.
+    #[must_use]
+    pub fn folder(&self) -> PathBuf {
+        folder(&self.target)
+    }
+
+    /// Sync the file and give it its name.
+    ///
+    /// # Errors
+    /// [`Failure::Exists`] when the name was taken meanwhile, [`Failure::Io`]. Nothing is left behind.
+    pub fn publish(mut self) -> Result<(), Failure> {
+        self.file
+            .sync_all()
+            .map_err(Failure::io("sync", &self.target))?;
+        let named = if self.temporary.is_none() && !self.replace {
+            link(&self.file, &self.target)
+        } else {
+            self.rename()
+        };
+        match named {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(Failure::Exists(self.target.clone()));
+            }
+            named => named.map_err(Failure::io("create", &self.target))?,
+        }
+        self.temporary = None;
+        let folder = self.folder();
+        File::open(&folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(Failure::io("sync", &folder))
+    }
+
+    /// Through a temporary name, which a nameless file is given now.
+    fn rename(&mut self) -> io::Result<()> {
+        let temporary = match &self.temporary {
+            Some(temporary) => temporary.clone(),
+            None => {
+                let temporary = temporary_name(&self.target);
+                link(&self.file, &temporary)?;
+                self.temporary = Some(temporary.clone());
+                temporary
+            }
+        };
+        if self.replace {
+            return fs::rename(temporary, &self.target);
+        }
+        let flags = RenameFlags::RENAME_NOREPLACE;
+        match renameat2(AT_FDCWD, &temporary, AT_FDCWD, &self.target, flags) {
+            // The file system does not know the flag: a hard link does not replace either.
+            Err(nix::Error::EINVAL) => {
+                fs::hard_link(&temporary, &self.target)?;
+                fs::remove_file(&temporary)
+            }
+            renamed => renamed.map_err(Into::into),
+        }
+    }
+}
+
+impl Drop for PendingFile {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            // Nothing can be done about a failure, and the error that brought us here is the one to report.
+            let _ = fs::remove_file(temporary);
+        }
+    }
+}
+
+fn folder(target: &Path) -> PathBuf {
+    match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    }
+}
+
+fn temporary_name(target: &Path) -> PathBuf {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    target.with_file_name(format!(".{name}.{}.partial", std::process::id()))
+}
+
+fn nameless(folder: &Path) -> io::Result<File> {
+    let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    let fd = nix::fcntl::open(folder, flags, Mode::from_bits_truncate(MODE))?;
+    Ok(File::from(fd))
+}
+
+/// What open(2) answers to `O_TMPFILE`: EOPNOTSUPP from the file system, EISDIR from a kernel that does not know it.
+fn has_no_nameless_files(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL)
+    )
+}
+
+/// As open(2) shows for `O_TMPFILE`: needs no privilege, unlike `AT_EMPTY_PATH`.
+fn link(file: &File, name: &Path) -> io::Result<()> {
+    let fd = format!("/proc/self/fd/{}", file.as_raw_fd());
+    linkat(
+        AT_FDCWD,
+        fd.as_str(),
+        AT_FDCWD,
+        name,
+        AtFlags::AT_SYMLINK_FOLLOW,
+    )
+    .map_err(Into::into)
+}
+
+/// Remove `path` when a signal asks the program to end, and then end as if there had been no handler.
+fn remove_on_signal(path: PathBuf) -> io::Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            for signal in signals.forever() {
+                let _ = fs::remove_file(&path);
+                let _ = signal_hook::low_level::emulate_default_handler(signal);
+            }
+        })
+        .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// Both ways of writing, so that file systems with and without nameless files are covered on any.
+    fn both(target: &Path, replace: bool) -> [PendingFile; 2] {
+        let named = PendingFile::create_named(target.to_path_buf(), replace).expect("a folder");
+        [
+            PendingFile::create(target, replace).expect("a folder"),
+            named,
+        ]
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let name = |entry: io::Result<fs::DirEntry>| {
+            let name = entry.expect("an entry").file_name();
+            name.into_string().expect("UTF-8")
+        };
+        fs::read_dir(folder).expect("a folder").map(name).collect()
+    }
+
+    #[test]
+    fn nothing_is_visible_before_and_only_the_file_after() {
+        for way in 0..2 {
+            let folder = tempfile::tempdir().expect("a folder");
+            let target = folder.path().join("x");
+            let [nameless, named] = both(&target, false);
+            let mut pending = if way == 0 { nameless } else { named };
+            pending.file.write_all(b"content").expect("space");
+            assert!(!target.exists());
+            pending.publish().expect("a name");
+            assert_eq!(names(folder.path()), ["x"]);
+            assert_eq!(fs::read(&target).expect("the file"), b"content");
+            let mode = fs::metadata(&target)
+                .expect("the file")
+                .permissions()
+                .mode();
+            assert_eq!(mode & 0o777, MODE);
+        }
+    }
+
+    #[test]
+    fn a_file_given_up_leaves_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        drop(both(&folder.path().join("x"), false));
+        assert!(names(folder.path()).is_empty());
+    }
+
+    #[test]
+    fn an_existing_file_is_replaced_only_when_asked() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let target = folder.path().join("x");
+        // Taken only after both had begun.
+        let begun = both(&target, false);
+        fs::write(&target, b"old").expect("space");
+        for pending in begun {
+            assert!(matches!(pending.publish(), Err(Failure::Exists(_))));
+        }
+        assert!(matches!(
+            PendingFile::create(&target, false),
+            Err(Failure::Exists(_))
+        ));
+        assert_eq!(fs::read(&target).expect("the file"), b"old");
+        for pending in both(&target, true) {
+            pending.publish().expect("a name");
+            assert_eq!(fs::read(&target).expect("the file"), b"");
+        }
+        assert_eq!(names(folder.path()), ["x"]);
+    }
+
+    #[test]
+    fn devices_folders_and_folders_that_are_not_there_are_refused() {
+        for path in ["/dev/null", "/", "."] {
+            let refused = PendingFile::create(Path::new(path), true);
+            assert!(matches!(refused, Err(Failure::NotAFile(_))), "{path}");
+        }
+        let missing = PendingFile::create(Path::new("/nonexistent/x"), true);
+        assert!(matches!(missing, Err(Failure::Io { .. })));
+    }
+
+    #[test]
+    fn a_link_is_followed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (target, link) = (folder.path().join("x"), folder.path().join("link"));
+        fs::write(&target, b"old").expect("space");
+        std::os::unix::fs::symlink(&target, &link).expect("a link");
+        PendingFile::create(&link, true)
+            .and_then(PendingFile::publish)
+            .expect("a name");
+        assert_eq!(fs::read(&target).expect("the file"), b"");
+        assert!(link.is_symlink());
+    }
+}

@@ -1,0 +1,144 @@
+//! `uffd-snapshot create`: memory of a process in, snapshot out.
+
+use super::sink::SnapshotSink;
+use super::writing::Output;
+use crate::capture::{self, Progress as Step, Report, TargetIdentity};
+use crate::cli::snapshot::Create;
+use crate::failure::Failure;
+use crate::progress::Progress;
+use serde::Serialize;
+use snapshot_format::{PAGE_BYTES, Source};
+use std::time::Duration;
+
+pub(super) fn run(args: Create) -> Result<(), Failure> {
+    let mut output = Output::create(&args.output, &args.writing, args.buffer.as_u64())?;
+    let options = capture::Options {
+        selectors: args.regions,
+        private_files: args.private_files,
+        leave_stopped: args.leave_stopped,
+        stop_timeout: args.stop_timeout,
+    };
+    let quiet = args.writing.quiet || args.writing.json;
+    let progress = Progress::new("capturing", None, quiet);
+    let mut sink = SnapshotSink {
+        writer: &mut output.writer,
+        failed: None,
+    };
+    let captured = capture::run(args.pid, &options, &mut sink, &mut |step| match step {
+        Step::Planned { pages, .. } => progress.set_total(pages.saturating_mul(PAGE_BYTES)),
+        Step::Pages(pages) => progress.add(pages.saturating_mul(PAGE_BYTES)),
+        Step::Released => {}
+    });
+    drop(progress);
+    let report = match (captured, sink.failed) {
+        (Ok(report), _) => report,
+        // Capture only knows that the sink failed; this says how.
+        (Err(_), Some(error)) => return Err(output.failure()(error)),
+        (Err(error), None) => return Err(Failure::Capture(error)),
+    };
+    let written = output.publish(source(&report.target, report.stood_still))?;
+    if !quiet {
+        warn_of_lost(&report);
+    }
+    let state = if options.leave_stopped {
+        "; it is left stopped, `kill -CONT` lets it go on"
+    } else {
+        ""
+    };
+    let people = format!(
+        "; process {} ({}, {} threads) stood still for {}{state}",
+        report.target.pid,
+        report.target.name,
+        report.threads,
+        milliseconds(report.stood_still),
+    );
+    written.report(&args.writing, &people, More::from(&report))
+}
+
+/// What JSON says beyond [`super::writing::WrittenJson`].
+#[derive(Serialize)]
+struct More {
+    pid: i32,
+    name: String,
+    threads: usize,
+    regions: usize,
+    stood_still_seconds: f64,
+    lost: Vec<Lost>,
+}
+
+#[derive(Serialize)]
+struct Lost {
+    region: String,
+    address: u64,
+    pages: u64,
+}
+
+impl From<&Report> for More {
+    fn from(report: &Report) -> Self {
+        let name = |region: usize| report.regions.get(region).map(|region| region.name.clone());
+        let lost = |run: &capture::LostPages| Lost {
+            region: name(run.region).unwrap_or_default(),
+            address: run.address,
+            pages: run.pages,
+        };
+        Self {
+            pid: report.target.pid,
+            name: report.target.name.clone(),
+            threads: report.threads,
+            regions: report.regions.len(),
+            stood_still_seconds: report.stood_still.as_secs_f64(),
+            lost: report.lost.iter().map(lost).collect(),
+        }
+    }
+}
+
+fn warn_of_lost(report: &Report) {
+    if report.pages.lost == 0 {
+        return;
+    }
+    eprintln!(
+        "uffd-snapshot: warning: {} pages could not be read (poisoned, or a memory error); whoever touches them after a \
+         restore gets SIGBUS:",
+        report.pages.lost
+    );
+    for run in &report.lost {
+        let end = run
+            .address
+            .saturating_add(run.pages.saturating_mul(PAGE_BYTES));
+        eprintln!("  {:#x}-{end:#x}", run.address);
+    }
+}
+
+/// Longest command line that is recorded, in bytes; the metadata has a limit.
+const MAX_COMMAND_LINE: usize = 1 << 16;
+
+fn source(target: &TargetIdentity, stood_still: Duration) -> Source {
+    let mut left = MAX_COMMAND_LINE;
+    let fits = |argument: &&String| {
+        left = left.saturating_sub(argument.len());
+        left > 0
+    };
+    Source::Process {
+        pid: u64::try_from(target.pid).unwrap_or_default(),
+        start_time: target.start_ticks,
+        boot_id: target.boot_id.clone(),
+        uid: target.uid,
+        name: target.name.clone(),
+        exe: target
+            .exe
+            .as_ref()
+            .map(|exe| exe.to_string_lossy().into_owned())
+            .unwrap_or_default(),
+        command_line: target
+            .command_line
+            .iter()
+            .take_while(fits)
+            .cloned()
+            .collect(),
+        stopped_us: u64::try_from(stood_still.as_micros()).unwrap_or(u64::MAX),
+    }
+}
+
+fn milliseconds(time: Duration) -> String {
+    format!("{:.1} ms", time.as_secs_f64() * 1e3)
+}

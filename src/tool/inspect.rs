@@ -1,0 +1,333 @@
+//! `uffd-snapshot inspect`: what is in a snapshot.
+
+use super::{open, pages_size, print, print_json, regions, size};
+use crate::cli::snapshot::Inspect;
+use crate::failure::Failure;
+use serde::Serialize;
+use snapshot_format::verify::{FrameCount, Survey, survey};
+use snapshot_format::{
+    Metadata, PAGE_BYTES, PlacedRegion, SectionKind, Snapshot, Source, page::pages_for,
+};
+use std::fs::File;
+use std::time::{Duration, UNIX_EPOCH};
+
+pub(super) fn run(args: &Inspect) -> Result<(), Failure> {
+    let snapshot = open(&args.snapshot)?;
+    let mut per_region = Vec::new();
+    for region in snapshot.regions().as_slice() {
+        let pages = survey(&snapshot, region.page_range());
+        per_region.push((region, pages.map_err(Failure::snapshot(&args.snapshot))?));
+    }
+    let view = View {
+        file: args.snapshot.to_string_lossy().into_owned(),
+        snapshot: &snapshot,
+        // Over all, and not the sum: a frame that two regions share counts once.
+        total: survey(&snapshot, 0..snapshot.pages()).map_err(Failure::snapshot(&args.snapshot))?,
+        per_region,
+    };
+    if args.json {
+        print_json(&view.json())
+    } else {
+        print(&view.text())
+    }
+}
+
+struct View<'a> {
+    file: String,
+    snapshot: &'a Snapshot<File>,
+    total: Survey,
+    per_region: Vec<(&'a PlacedRegion, Survey)>,
+}
+
+/// What `--json` prints. Lengths and addresses in bytes.
+#[derive(Serialize)]
+struct Json<'a> {
+    file: &'a str,
+    format_version: u32,
+    id: String,
+    metadata: &'a Metadata,
+    file_bytes: u64,
+    memory_bytes: u64,
+    index_bytes: u64,
+    max_frame_pages: u16,
+    pages: JsonPages,
+    frames: Vec<JsonFrames>,
+    parent: Option<String>,
+    regions: Vec<JsonRegion<'a>>,
+    sections: Vec<JsonSection>,
+}
+
+#[derive(Serialize)]
+struct JsonPages {
+    total: u64,
+    zero: u64,
+    filled: u64,
+    content: u64,
+    parent: u64,
+    lost: u64,
+}
+
+#[derive(Serialize)]
+struct JsonFrames {
+    codec: &'static str,
+    frames: u64,
+    pages: u64,
+    payload_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct JsonRegion<'a> {
+    name: &'a str,
+    kind: snapshot_format::RegionKind,
+    shared: bool,
+    protection: String,
+    start: u64,
+    length: u64,
+    offset: u64,
+    page_size: u64,
+    first_page: u64,
+    pages: JsonPages,
+}
+
+#[derive(Serialize)]
+struct JsonSection {
+    kind: String,
+    offset: u64,
+    length: u64,
+}
+
+impl View<'_> {
+    fn section_len(&self, kind: SectionKind) -> u64 {
+        let mut sections = self.snapshot.sections();
+        sections
+            .find(|&(other, ..)| other == kind)
+            .map_or(0, |(_, _, len)| len)
+    }
+
+    fn frames(&self) -> [(&'static str, FrameCount); 3] {
+        [
+            ("zstd", self.total.zstd),
+            ("lz4", self.total.lz4),
+            ("stored", self.total.stored),
+        ]
+    }
+
+    fn json(&self) -> Json<'_> {
+        Json {
+            file: &self.file,
+            format_version: snapshot_format::VERSION,
+            id: self.snapshot.id().to_string(),
+            metadata: self.snapshot.metadata(),
+            file_bytes: self.snapshot.file_len(),
+            memory_bytes: self.snapshot.pages() * PAGE_BYTES,
+            index_bytes: self.section_len(SectionKind::Index),
+            max_frame_pages: self.snapshot.max_frame_pages(),
+            pages: json_pages(&self.total),
+            frames: self
+                .frames()
+                .into_iter()
+                .map(|(codec, count)| JsonFrames {
+                    codec,
+                    frames: count.frames,
+                    pages: count.pages,
+                    payload_bytes: count.payload_len,
+                })
+                .collect(),
+            parent: self.snapshot.parent().map(|parent| parent.id.to_string()),
+            regions: self.per_region.iter().map(json_region).collect(),
+            sections: self
+                .snapshot
+                .sections()
+                .map(|(kind, offset, length)| JsonSection {
+                    kind: format!("{kind:?}").to_lowercase(),
+                    offset,
+                    length,
+                })
+                .collect(),
+        }
+    }
+
+    fn text(&self) -> String {
+        let snapshot = self.snapshot;
+        let total = &self.total;
+        let pages = snapshot.pages();
+        let index = self.section_len(SectionKind::Index);
+        let mut lines = vec![
+            format!("{}: snapshot {}", self.file, snapshot.id()),
+            format!("  format   version {}", snapshot_format::VERSION),
+            format!("  made     {}", made(snapshot.metadata())),
+            format!("  source   {}", source(&snapshot.metadata().source)),
+        ];
+        if let Some(parent) = snapshot.parent() {
+            lines.push(format!("  parent   {} ({:?})", parent.id, parent.path));
+        }
+        lines.push(format!(
+            "  memory   {} in {} regions, {pages} pages",
+            pages_size(pages),
+            snapshot.regions().as_slice().len(),
+        ));
+        for (what, count) in [
+            ("zero", total.zero_pages),
+            ("filled", total.filled_pages),
+            ("content", total.content_pages),
+            ("in the parent", total.parent_pages),
+            ("lost", total.lost_pages),
+        ] {
+            if count > 0 || what == "content" {
+                let share = percent(count, pages);
+                lines.push(format!(
+                    "  pages    {count} {what}, {} ({share})",
+                    pages_size(count)
+                ));
+            }
+        }
+        for (codec, count) in self.frames() {
+            if count.frames > 0 {
+                lines.push(format!(
+                    "  frames   {} {codec}, {} of content in {} ({})",
+                    count.frames,
+                    pages_size(count.pages),
+                    size(count.payload_len),
+                    ratio(count.pages * PAGE_BYTES, count.payload_len),
+                ));
+            }
+        }
+        lines.push(format!(
+            "  file     {}: {} of the memory, {} of the content",
+            size(snapshot.file_len()),
+            ratio(pages * PAGE_BYTES, snapshot.file_len()),
+            ratio(total.content_pages * PAGE_BYTES, snapshot.file_len()),
+        ));
+        lines.push(format!(
+            "  index    {} ({} of the memory)",
+            size(index),
+            percent(index, pages * PAGE_BYTES),
+        ));
+        lines.push("  START          SIZE       RIGHTS KIND     CONTENT    NAME".into());
+        lines.extend(
+            self.per_region
+                .iter()
+                .map(|(region, survey)| row(region, survey)),
+        );
+        lines.join("\n")
+    }
+}
+
+/// A line of the table of regions.
+fn row(placed: &PlacedRegion, survey: &Survey) -> String {
+    let region = &placed.region;
+    let kind = format!("{:?}", region.kind).to_lowercase();
+    format!(
+        "  {:<14} {:<10} {}{}   {kind:<8} {:<10} {}",
+        format!("{:x}", region.start),
+        size(region.len),
+        region.protection,
+        if region.shared { 's' } else { 'p' },
+        pages_size(survey.content_pages),
+        regions::name(placed),
+    )
+}
+
+fn json_region<'a>((placed, survey): &(&'a PlacedRegion, Survey)) -> JsonRegion<'a> {
+    JsonRegion {
+        name: &placed.region.name,
+        kind: placed.region.kind,
+        shared: placed.region.shared,
+        protection: placed.region.protection.to_string(),
+        start: placed.region.start,
+        length: placed.region.len,
+        offset: placed.region.offset,
+        page_size: placed.region.page_size.bytes(),
+        first_page: placed.first_page.0,
+        pages: json_pages(survey),
+    }
+}
+
+fn json_pages(survey: &Survey) -> JsonPages {
+    let counts = [
+        survey.zero_pages,
+        survey.filled_pages,
+        survey.content_pages,
+        survey.parent_pages,
+        survey.lost_pages,
+    ];
+    JsonPages {
+        total: counts.iter().sum(),
+        zero: survey.zero_pages,
+        filled: survey.filled_pages,
+        content: survey.content_pages,
+        parent: survey.parent_pages,
+        lost: survey.lost_pages,
+    }
+}
+
+fn made(metadata: &Metadata) -> String {
+    // A date that no calendar has is no reason to panic.
+    let time = UNIX_EPOCH.checked_add(Duration::from_secs(metadata.created_unix));
+    let date = match time {
+        Some(time) if metadata.created_unix < 253_402_300_800 => {
+            humantime::format_rfc3339_seconds(time).to_string()
+        }
+        _ => format!("{} s after 1970", metadata.created_unix),
+    };
+    let known = |text: &str| {
+        if text.is_empty() {
+            "?".to_string()
+        } else {
+            text.to_string()
+        }
+    };
+    format!(
+        "{date} by {} on {:?}, Linux {}, {}",
+        known(&metadata.creator),
+        metadata.host,
+        known(&metadata.kernel),
+        options(metadata),
+    )
+}
+
+fn options(metadata: &Metadata) -> String {
+    let compressed = &metadata.compressed;
+    format!(
+        "{} level {}, {} per frame",
+        compressed.codec,
+        compressed.level,
+        pages_size(u64::from(compressed.frame_pages)),
+    )
+}
+
+fn source(source: &Source) -> String {
+    match source {
+        Source::Raw { bytes } => format!(
+            "raw memory of {} ({bytes} bytes, {} pages)",
+            size(*bytes),
+            pages_for(*bytes)
+        ),
+        Source::Process {
+            pid,
+            name,
+            command_line,
+            stopped_us,
+            ..
+        } => format!(
+            "process {pid} {name:?}, stopped for {:.1} ms: {:?}",
+            Duration::from_micros(*stopped_us).as_secs_f64() * 1e3,
+            command_line.join(" "),
+        ),
+        _ => "not recorded".into(),
+    }
+}
+
+/// "3.2 x": how many times smaller `small` is than `large`.
+fn ratio(large: u64, small: u64) -> String {
+    format!("1/{:.1}", as_f64(large) / as_f64(small.max(1)))
+}
+
+fn percent(part: u64, whole: u64) -> String {
+    format!("{:.2} %", as_f64(part) * 100.0 / as_f64(whole.max(1)))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people, two digits")]
+fn as_f64(number: u64) -> f64 {
+    number as f64
+}

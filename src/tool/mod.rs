@@ -1,0 +1,79 @@
+//! The commands of `uffd-snapshot`.
+
+mod create;
+mod inspect;
+mod pack;
+mod regions;
+mod sink;
+mod unpack;
+mod verify;
+mod writing;
+
+use crate::cli::snapshot::Command;
+use crate::failure::Failure;
+use snapshot_format::Snapshot;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Do what was asked for.
+///
+/// # Errors
+/// The one error to print; [`Failure::exit_code`] says how to end.
+pub fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Create(args) => create::run(args),
+        Command::Pack(args) => pack::run(&args),
+        Command::Unpack(args) => unpack::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Verify(args) => verify::run(&args),
+    }
+}
+
+/// Open a snapshot.
+fn open(path: &Path) -> Result<Arc<Snapshot<File>>, Failure> {
+    let file = File::open(path).map_err(Failure::io("open", path))?;
+    let kind = file.metadata().map_err(Failure::io("open", path))?;
+    if kind.is_dir() {
+        let error = io::Error::from(io::ErrorKind::IsADirectory);
+        return Err(Failure::io("open", path)(error));
+    }
+    Snapshot::open(file)
+        .map(Arc::new)
+        .map_err(Failure::snapshot(path))
+}
+
+/// Threads to use when the user did not say.
+fn threads(asked: Option<u16>) -> usize {
+    asked.map_or_else(
+        || std::thread::available_parallelism().map_or(1, usize::from),
+        usize::from,
+    )
+}
+
+/// Print data on standard output; a reader that has gone away is not a panic.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{text}")
+        .and_then(|()| stdout.flush())
+        .map_err(Failure::io("write", "standard output".as_ref()))
+}
+
+/// Print a value as indented JSON on standard output.
+fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| {
+        Failure::io("write", "standard output".as_ref())(io::Error::other(error))
+    })?;
+    print(&text)
+}
+
+/// A length for people: "1.5 GiB".
+fn size(bytes: u64) -> String {
+    bytesize::ByteSize(bytes).display().iec().to_string()
+}
+
+/// A length of so many pages for people.
+fn pages_size(pages: u64) -> String {
+    size(pages.saturating_mul(snapshot_format::PAGE_BYTES))
+}
