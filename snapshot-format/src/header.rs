@@ -139,11 +139,27 @@ impl Header {
                 "more pages than the format allows",
             ));
         }
+        if !file_len.is_multiple_of(PAGE_BYTES) {
+            return Err(Error::corrupt(
+                Place::Header,
+                "the file length is not whole pages",
+            ));
+        }
         let max_frame_pages = u16::try_from(max_frame_pages)
             .ok()
             .filter(|pages| (1..=MAX_FRAME_PAGES).contains(pages))
             .ok_or_else(|| Error::corrupt(Place::Header, "the frame size is not 1 to 512 pages"))?;
         let sections = decode_sections(&mut fields, section_count, file_len)?;
+        let table_len = sections.len().saturating_mul(SECTION_ENTRY_LEN);
+        let unused = CHECKSUM_OFFSET
+            .saturating_sub(TABLE_OFFSET)
+            .saturating_sub(table_len);
+        if !fields.zeros(unused) {
+            return Err(Error::corrupt(
+                Place::Header,
+                "the header behind the section table is not zero",
+            ));
+        }
         Ok(Self {
             id,
             pages,

@@ -105,7 +105,11 @@ impl Metadata {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Error> {
-        serde_json::from_slice(bytes)
-            .map_err(|_| Error::corrupt(Place::Metadata, "not the JSON object it should be"))
+        let wrong = || Error::corrupt(Place::Metadata, "not the JSON object it should be");
+        // Serde would take an array of the values as well.
+        if !bytes.trim_ascii_start().starts_with(b"{") {
+            return Err(wrong());
+        }
+        serde_json::from_slice(bytes).map_err(|_| wrong())
     }
 }

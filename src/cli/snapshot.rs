@@ -36,11 +36,11 @@ pub enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   uffd-snapshot create --pid 4242 -o service.snap
-  uffd-snapshot create --pid \"$(pidof qemu-system-x86_64)\" --region largest --leave-stopped -o vm.snap
+  uffd-snapshot create --pid 4242 --region largest --leave-stopped -o vm.snap
   uffd-snapshot create --pid 4242 --region '[heap]' --region 7f0000000000-7f0000400000 -o part.snap
 
-All threads are stopped while the memory is read, and go on as they were. The file holds everything the process
-knows, secrets included; it is readable by its owner only.")]
+All threads are stopped while the memory is read, and go on as they were. The file holds
+everything the process knows, secrets included; only its owner may read it.")]
 pub struct Create {
     /// Process to capture
     #[arg(long, value_name = "PID")]
@@ -76,8 +76,8 @@ pub struct Create {
   uffd-snapshot pack vm.mem -o vm.snap
   zstd -dc vm.mem.zst | uffd-snapshot pack - -o vm.snap --codec lz4
 
-A length that is not a multiple of 4096 bytes is recorded: unpack gives the same bytes back. Holes of the file are
-not read.")]
+A length that is not a multiple of 4096 bytes is recorded: unpack gives the same bytes back.
+Holes of the file are not read.")]
 pub struct Pack {
     /// Raw memory file, or - for standard input
     #[arg(value_name = "RAW")]
@@ -99,7 +99,8 @@ pub struct Pack {
   uffd-snapshot unpack vm.snap -o vm.mem
   uffd-snapshot unpack service.snap --region '[heap]' -o - | strings
 
-Regions follow each other without gap in the order that `inspect` shows. Zero pages become holes of the file.")]
+Regions follow each other without gap, in the order that `inspect` shows. Zero pages become
+holes of the file.")]
 pub struct Unpack {
     /// Snapshot to read
     #[arg(value_name = "FILE")]
@@ -123,7 +124,7 @@ pub struct Unpack {
 
 /// `inspect`
 #[derive(Debug, Args)]
-#[command(after_help = "Example:
+#[command(after_help = "Examples:
   uffd-snapshot inspect vm.snap
   uffd-snapshot inspect vm.snap --json | jq .pages")]
 pub struct Inspect {
