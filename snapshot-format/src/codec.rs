@@ -62,7 +62,7 @@ impl Default for Compression {
     fn default() -> Self {
         Self {
             codec: Codec::Zstd,
-            level: 1,
+            level: 3,
             frame_pages: 4,
         }
     }

@@ -163,7 +163,7 @@ pub struct Writing {
     /// Codec of the frames
     #[arg(long, value_enum, default_value_t = CodecName::default(), help_heading = "Compression")]
     pub codec: CodecName,
-    /// Level of zstd, -7 to 22 [default: 1]; LZ4 has one level
+    /// Level of zstd, -7 to 22 [default: 3]; LZ4 has one level
     #[arg(
         long,
         value_name = "N",
@@ -240,7 +240,7 @@ impl Writing {
 }
 
 /// The level of zstd when none is given, whatever the default codec is.
-const DEFAULT_ZSTD_LEVEL: i32 = 1;
+const DEFAULT_ZSTD_LEVEL: i32 = 3;
 
 #[cfg(test)]
 mod tests {
