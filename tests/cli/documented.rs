@@ -4,29 +4,25 @@ use super::Workshop;
 use clap::Parser;
 use uffd_restore::cli::snapshot::Cli;
 
-/// Command lines of `uffd-snapshot` in a text, as a shell would split them.
+/// The command lines of `uffd-snapshot` in a text, as a shell would split them.
 fn examples(text: &str) -> Vec<Vec<String>> {
-    let mut found = Vec::new();
-    for line in text.lines() {
-        let Some((_, line)) = line.split_once("uffd-snapshot ") else {
-            continue;
-        };
-        let indented = text.contains(&format!("  uffd-snapshot {line}"));
-        let piped = text.contains(&format!("| uffd-snapshot {line}"));
-        if !indented && !piped {
-            continue;
-        }
-        let command = line.split([';', '|', '&', '#']).next().unwrap_or_default();
-        let words = command
-            .split_whitespace()
-            .map(|word| word.replace(['\'', '"'], ""));
-        found.push(
-            std::iter::once("uffd-snapshot".to_string())
-                .chain(words)
-                .collect(),
-        );
-    }
-    found
+    text.lines().filter_map(arguments).map(split).collect()
+}
+
+/// What follows `uffd-snapshot` in a line that is a command, with or without a prompt, or the end of a pipe.
+fn arguments(line: &str) -> Option<&str> {
+    let line = line.trim_start().trim_start_matches("$ ");
+    let piped = || line.split_once("| uffd-snapshot ").map(|(_, rest)| rest);
+    line.strip_prefix("uffd-snapshot ").or_else(piped)
+}
+
+fn split(arguments: &str) -> Vec<String> {
+    let alone = arguments.split([';', '|', '&', '#']).next();
+    let words = alone.unwrap_or_default().split_whitespace();
+    std::iter::once("uffd-snapshot")
+        .chain(words)
+        .map(|word| word.replace(['\'', '"'], ""))
+        .collect()
 }
 
 #[test]
