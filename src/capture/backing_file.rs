@@ -154,8 +154,10 @@ mod tests {
     #[test]
     fn runs_and_content_of_a_file_with_holes() {
         let mut file = tempfile::tempfile_in("/dev/shm").expect("test data is good");
-        file.write_all_at(&[7; 4096], 2 * 4096).expect("test data is good");
-        file.write_all_at(&[9; 100], 5 * 4096).expect("test data is good");
+        file.write_all_at(&[7; 4096], 2 * 4096)
+            .expect("test data is good");
+        file.write_all_at(&[9; 100], 5 * 4096)
+            .expect("test data is good");
         file.flush().expect("test data is good");
         let len = file.metadata().expect("test data is good").len();
         let backing = BackingFile { file, len };
@@ -184,7 +186,9 @@ mod tests {
         );
         assert_eq!(buffer[6 * 4096..], [0; 2 * 4096]);
         assert_eq!(
-            backing.next_run(3 * 4096, 4 * 4096).expect("test data is good"),
+            backing
+                .next_run(3 * 4096, 4 * 4096)
+                .expect("test data is good"),
             FileRun {
                 end: 4 * 4096,
                 data: false

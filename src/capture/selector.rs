@@ -119,7 +119,11 @@ mod tests {
             ("1-2-3", name("1-2-3")),
             ("fffffffffffffffff-1", name("fffffffffffffffff-1")),
         ] {
-            assert_eq!(text.parse::<RegionSelector>().expect("test data is good"), expected, "{text}");
+            assert_eq!(
+                text.parse::<RegionSelector>().expect("test data is good"),
+                expected,
+                "{text}"
+            );
         }
         assert_eq!("".parse::<RegionSelector>(), Err(ParseSelectorError::Empty));
         for empty in ["3000-1000", "a-a"] {
@@ -133,7 +137,12 @@ mod tests {
     #[test]
     fn written_and_read_again() {
         for text in ["largest", "0x1000-0x3000", "memfd:ram"] {
-            assert_eq!(text.parse::<RegionSelector>().expect("test data is good").to_string(), text);
+            assert_eq!(
+                text.parse::<RegionSelector>()
+                    .expect("test data is good")
+                    .to_string(),
+                text
+            );
         }
     }
 

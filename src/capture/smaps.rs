@@ -2,8 +2,8 @@
 //! mapping, of which the flags and the page size matter here.
 //!
 //! There is no cheaper source for these: maps has no flags, and PROCMAP_QUERY (Linux 6.11) does not tell `um`. smaps walks
-//! the page tables to count pages. Measured on 1 GiB of populated 4 KiB pages: 13 to 20 ms; on 1 GiB that is mapped but not
-//! populated, or made of huge pages: below 1 ms.
+//! the page tables to count pages. Measured: 7 to 8 ms for each GiB of populated 4 KiB pages, almost nothing for what is not
+//! populated.
 
 use super::maps::MapsLine;
 
@@ -138,7 +138,10 @@ VmFlags: rd wr sh mr mw me ms de ht sd
     #[test]
     fn nonsense_is_named() {
         assert_eq!(parse(b"").expect("test data is good"), []);
-        assert_eq!(parse(b"Rss: 4 kB\n").expect_err("must be refused"), "Rss: 4 kB");
+        assert_eq!(
+            parse(b"Rss: 4 kB\n").expect_err("must be refused"),
+            "Rss: 4 kB"
+        );
         assert_eq!(parse(b"hello\n").expect_err("must be refused"), "hello");
         assert_eq!(
             parse(b"1000-2000 rw-p 0 00:00 0\nKernelPageSize: x\n").expect_err("must be refused"),

@@ -13,6 +13,7 @@
 //! | `letting_go.rs`  | detaching one thread, its interrupted system call made again if needed   |
 //! | `interrupted.rs` | which interrupted system calls must be, and may be, made again            |
 //! | `arch.rs`        | registers, one section per architecture                                   |
+//! | `patience.rs`    | waiting for what no descriptor tells about                                |
 //! | `procfs.rs`      | what /proc says about a thread                                            |
 //! | `sys.rs`         | the three system calls that nix cannot express                            |
 //!
@@ -29,6 +30,7 @@ mod arch;
 mod error;
 mod interrupted;
 mod letting_go;
+mod patience;
 mod process;
 mod procfs;
 mod roundup;

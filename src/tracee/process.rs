@@ -7,8 +7,9 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use super::error::TraceError;
+use super::patience::Patience;
 use super::procfs::{ThreadStat, ThreadStatus};
-use super::roundup::{Patience, Roundup};
+use super::roundup::{Roundup, let_all_go};
 use super::sys;
 use super::thread::{StopCause, Stopped};
 
@@ -104,15 +105,11 @@ impl StoppedProcess {
     ///
     /// # Errors
     /// The first one that occurred; the other threads have been let go nevertheless.
-    pub fn release(self) -> Result<Released, TraceError> {
-        let mut first_error = Ok(());
-        let (since, threads) = (self.since, self.threads.len());
-        for thread in self.threads.into_values() {
-            first_error = first_error.and(thread.let_go());
-        }
-        first_error?;
+    pub fn release(mut self) -> Result<Released, TraceError> {
+        let threads = self.threads.len();
+        let_all_go(self.pid, std::mem::take(&mut self.threads))?;
         Ok(Released {
-            stood_still: since.elapsed(),
+            stood_still: self.since.elapsed(),
             threads,
         })
     }
@@ -122,24 +119,26 @@ impl StoppedProcess {
     ///
     /// # Errors
     /// [`TraceError::Ptrace`]; [`TraceError::Ended`] when the process was killed.
-    pub fn leave_stopped(self) -> Result<Released, TraceError> {
-        let (pid, since, threads) = (self.pid, self.since, self.threads.len());
-        let leader = self.memory_tid();
+    pub fn leave_stopped(mut self) -> Result<Released, TraceError> {
+        let (threads, any) = (self.threads.len(), self.memory_tid());
         if !self.was_stopped_before() {
             for thread in self.threads.values() {
-                send_sigstop(pid, thread)?;
+                send_sigstop(self.pid, thread)?;
             }
         }
-        let mut first_error = Ok(());
-        for thread in self.threads.into_values() {
-            first_error = first_error.and(thread.let_go());
-        }
-        first_error?;
-        await_state_stopped(pid, leader)?;
+        let_all_go(self.pid, std::mem::take(&mut self.threads))?;
+        await_state_stopped(self.pid, any)?;
         Ok(Released {
-            stood_still: since.elapsed(),
+            stood_still: self.since.elapsed(),
             threads,
         })
+    }
+}
+
+impl Drop for StoppedProcess {
+    /// The way out of errors and panics. A failure has nobody left to go to.
+    fn drop(&mut self) {
+        drop(let_all_go(self.pid, std::mem::take(&mut self.threads)));
     }
 }
 

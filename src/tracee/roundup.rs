@@ -1,39 +1,15 @@
 //! Stopping every thread of a process, although it may be creating new ones meanwhile.
 
 use std::collections::BTreeMap;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use super::error::TraceError;
+use super::patience::Patience;
 use super::procfs::{self, ThreadStat, ThreadStatus};
 use super::thread::{Polled, Running, Stopped};
-
-/// Waiting for something that no descriptor tells about: first by giving the processor away, then by ever longer naps.
-#[derive(Debug)]
-pub(super) struct Patience {
-    deadline: Instant,
-    looks: u32,
-}
-
-impl Patience {
-    pub(super) fn until(deadline: Instant) -> Self {
-        Self { deadline, looks: 0 }
-    }
-
-    /// Waits a little. False when the time is over.
-    pub(super) fn wait(&mut self) -> bool {
-        self.looks = self.looks.saturating_add(1);
-        match self.looks {
-            0..=200 => thread::yield_now(),
-            201..=1000 => thread::sleep(Duration::from_micros(20)),
-            _ => thread::sleep(Duration::from_millis(1)),
-        }
-        Instant::now() < self.deadline
-    }
-}
 
 /// Every thread of a process, as far as it is known by now. Dropping it lets go of all that have stopped.
 #[derive(Debug)]
@@ -42,6 +18,23 @@ pub(super) struct Roundup {
     timeout: Duration,
     running: BTreeMap<i32, Running>,
     stopped: BTreeMap<i32, Stopped>,
+}
+
+/// Lets all threads of process `pid` go. The leader comes last: if the process was killed, the kernel reports its end
+/// only when all other threads have been reaped. Returns the first error, and lets the others go nevertheless.
+pub(super) fn let_all_go(pid: i32, mut threads: BTreeMap<i32, Stopped>) -> Result<(), TraceError> {
+    let leader = threads.remove(&pid);
+    let mut first_error = Ok(());
+    for thread in threads.into_values().chain(leader) {
+        first_error = first_error.and(thread.let_go());
+    }
+    first_error
+}
+
+impl Drop for Roundup {
+    fn drop(&mut self) {
+        drop(let_all_go(self.pid, std::mem::take(&mut self.stopped)));
+    }
 }
 
 impl Roundup {
@@ -54,7 +47,7 @@ impl Roundup {
             stopped: BTreeMap::new(),
         };
         roundup.complete()?;
-        Ok(roundup.stopped)
+        Ok(std::mem::take(&mut roundup.stopped))
     }
 
     /// Passes over the list of threads until one finds nothing new. Only a running thread can create another one, so
@@ -138,11 +131,14 @@ impl Roundup {
             return Ok(());
         }
         if status.tracer != 0 {
-            let tracer_name = procfs::name_of(status.tracer);
+            // TracerPid is the id of the tracing thread.
+            let tracer =
+                ThreadStatus::read(status.tracer).map_or(status.tracer, |tracer| tracer.process);
+            let tracer_name = procfs::name_of(tracer);
             return Err(TraceError::AlreadyTraced {
                 pid: self.pid,
                 tid,
-                tracer: status.tracer,
+                tracer,
                 tracer_name,
             });
         }

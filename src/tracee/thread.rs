@@ -1,6 +1,7 @@
 //! One thread under ptrace, its state in its type.
 
 use std::marker::PhantomData;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
@@ -8,7 +9,8 @@ use nix::unistd::Pid;
 
 use super::arch::Registers;
 use super::error::TraceError;
-use super::procfs::ThreadStat;
+use super::patience::Patience;
+use super::procfs::{ThreadStat, ThreadStatus};
 use super::sys::{self, Waited};
 
 /// `PTRACE_EVENT_STOP` of `<linux/ptrace.h>`: how a seized thread reports our interrupt, or a group-stop.
@@ -188,8 +190,12 @@ impl Stopped {
             _ => 0,
         };
         let result = match sys::detach(self.tid, signal) {
+            Ok(()) => Ok(()),
             // The types say that it is traced by us and stopped, so ESRCH has one meaning left: it was killed.
-            Ok(()) | Err(Errno::ESRCH) => Ok(()),
+            Err(Errno::ESRCH) => {
+                reap(self.tid);
+                Ok(())
+            }
             Err(errno) => Err(self.failed("detach", errno)),
         };
         std::mem::forget(self);
@@ -228,10 +234,26 @@ impl Drop for Stopped {
     }
 }
 
-/// A tracee that ends is reported to its tracer first. Threads are reaped by nobody else, and a process is handed on to
-/// its parent by our reaping it; but if we are the parent ourselves, its exit status is for whoever waits for it.
+/// A tracee that ends is reported to its tracer first, and stays a zombie until the tracer has reaped it. Threads are
+/// reaped by nobody else, and a process is handed on to its parent by our reaping it; but if we are the parent ourselves,
+/// its exit status is for whoever waits for it.
 fn should_reap(tid: Pid) -> bool {
-    ThreadStat::read(tid.as_raw()).map_or(true, |stat| stat.parent != Pid::this().as_raw())
+    let is_leader =
+        ThreadStatus::read(tid.as_raw()).is_ok_and(|status| status.process == tid.as_raw());
+    let is_our_child =
+        ThreadStat::read(tid.as_raw()).is_ok_and(|stat| stat.parent == Pid::this().as_raw());
+    !(is_leader && is_our_child)
+}
+
+/// Takes note of the end of a thread that was killed while it was stopped. Killed is not yet ended: the kernel has its
+/// memory to give back first. If that takes long, the zombie stays until this program ends.
+fn reap(tid: Pid) {
+    const LONG_ENOUGH: Duration = Duration::from_secs(1);
+    if !should_reap(tid) {
+        return;
+    }
+    let mut patience = Patience::until(Instant::now() + LONG_ENOUGH);
+    while sys::wait(tid, true) == Ok(Waited::Nothing) && patience.wait() {}
 }
 
 /// Takes apart the status of a stop: low byte signal, second byte event.
