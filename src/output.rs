@@ -156,9 +156,11 @@ fn folder(target: &Path) -> PathBuf {
     }
 }
 
+/// Random, so that what a killed program with the same process id left behind is not in the way.
 fn temporary_name(target: &Path) -> PathBuf {
     let name = target.file_name().unwrap_or_default().to_string_lossy();
-    target.with_file_name(format!(".{name}.{}.partial", std::process::id()))
+    let random = getrandom::u32().unwrap_or_else(|_| std::process::id());
+    target.with_file_name(format!(".{name}.{random:08x}.partial"))
 }
 
 fn nameless(folder: &Path) -> io::Result<File> {
@@ -209,14 +211,11 @@ mod tests {
     use std::io::Write;
     use std::os::unix::fs::PermissionsExt;
 
-    /// Both ways of writing, so that file systems with and without nameless files are covered on any.
-    fn both(target: &Path, replace: bool) -> [PendingFile; 2] {
-        let named = PendingFile::create_named(target.to_path_buf(), replace).expect("a folder");
-        [
-            PendingFile::create(target, replace).expect("a folder"),
-            named,
-        ]
-    }
+    /// Both ways of writing are tested on any file system, with nameless files or without.
+    const WAYS: [fn(&Path, bool) -> Result<PendingFile, Failure>; 2] =
+        [PendingFile::create, |target, replace| {
+            PendingFile::create_named(target.to_path_buf(), replace)
+        }];
 
     fn names(folder: &Path) -> Vec<String> {
         let name = |entry: io::Result<fs::DirEntry>| {
@@ -228,11 +227,10 @@ mod tests {
 
     #[test]
     fn nothing_is_visible_before_and_only_the_file_after() {
-        for way in 0..2 {
+        for begin in WAYS {
             let folder = tempfile::tempdir().expect("a folder");
             let target = folder.path().join("x");
-            let [nameless, named] = both(&target, false);
-            let mut pending = if way == 0 { nameless } else { named };
+            let mut pending = begin(&target, false).expect("a folder");
             pending.file.write_all(b"content").expect("space");
             assert!(!target.exists());
             pending.publish().expect("a name");
@@ -249,30 +247,30 @@ mod tests {
     #[test]
     fn a_file_given_up_leaves_nothing() {
         let folder = tempfile::tempdir().expect("a folder");
-        drop(both(&folder.path().join("x"), false));
-        assert!(names(folder.path()).is_empty());
+        for begin in WAYS {
+            drop(begin(&folder.path().join("x"), false).expect("a folder"));
+            assert!(names(folder.path()).is_empty());
+        }
     }
 
     #[test]
     fn an_existing_file_is_replaced_only_when_asked() {
         let folder = tempfile::tempdir().expect("a folder");
         let target = folder.path().join("x");
-        // Taken only after both had begun.
-        let begun = both(&target, false);
-        fs::write(&target, b"old").expect("space");
-        for pending in begun {
-            assert!(matches!(pending.publish(), Err(Failure::Exists(_))));
-        }
-        assert!(matches!(
-            PendingFile::create(&target, false),
-            Err(Failure::Exists(_))
-        ));
-        assert_eq!(fs::read(&target).expect("the file"), b"old");
-        for pending in both(&target, true) {
-            pending.publish().expect("a name");
+        for begin in WAYS {
+            let late = begin(&target, false).expect("a folder");
+            // Taken only after it had begun.
+            fs::write(&target, b"old").expect("space");
+            assert!(matches!(late.publish(), Err(Failure::Exists(_))));
+            let refused = PendingFile::create(&target, false);
+            assert!(matches!(refused, Err(Failure::Exists(_))));
+            assert_eq!(fs::read(&target).expect("the file"), b"old");
+            let replacing = begin(&target, true).expect("a folder");
+            replacing.publish().expect("a name");
             assert_eq!(fs::read(&target).expect("the file"), b"");
+            assert_eq!(names(folder.path()), ["x"]);
+            fs::remove_file(&target).expect("the file");
         }
-        assert_eq!(names(folder.path()), ["x"]);
     }
 
     #[test]
