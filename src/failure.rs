@@ -38,7 +38,7 @@ pub enum Failure {
         source: Error,
     },
     /// A region of a snapshot cannot be read.
-    #[error("{path:?}: region {region:?}: {source}; `uffd-snapshot verify` lists every bad page")]
+    #[error("{path:?}: region {region:?}: {source}{}", region_hint(.source))]
     Region {
         /// The file.
         path: PathBuf,
@@ -58,6 +58,14 @@ pub enum Failure {
     /// The memory of a process cannot be captured.
     #[error(transparent)]
     Capture(CaptureError),
+    /// The page index of a snapshot cannot be read everywhere.
+    #[error("{path:?}: {error}; `uffd-snapshot verify` lists every bad page")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: String,
+    },
     /// Pages of a snapshot are bad.
     #[error(
         "{path:?}: {pages} of {total} pages are bad; restore from another copy, or capture again"
@@ -116,6 +124,16 @@ fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             ": free some space, or write to another file system"
+        }
+        _ => "",
+    }
+}
+
+/// What to do about a page that cannot be read. One that was lost at capture, or is elsewhere, is not bad.
+fn region_hint(error: &Error) -> &'static str {
+    match error {
+        Error::Corrupt { .. } | Error::Read { .. } => {
+            "; `uffd-snapshot verify` lists every bad page"
         }
         _ => "",
     }

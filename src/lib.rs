@@ -8,6 +8,7 @@ pub mod cli;
 pub mod failure;
 mod origin;
 pub mod output;
+mod priority;
 pub mod progress;
 pub mod tool;
 pub mod tracee;

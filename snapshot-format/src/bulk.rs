@@ -7,14 +7,12 @@ use crate::header::MAX_FRAME_PAGES;
 use crate::ordered::{Work, in_order};
 use crate::page::{PAGE_SIZE, PageNo};
 use crate::snapshot::Snapshot;
+use crate::spans::{Spans, UNIT_PAGES};
 use crate::storage::ReadAt;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Pages of a unit of work.
-const UNIT_PAGES: u64 = MAX_FRAME_PAGES as u64;
-
-/// Bytes of a unit of work.
+/// Bytes of a unit of work that is not one run of zeros.
 const UNIT_LEN: usize = MAX_FRAME_PAGES as usize * PAGE_SIZE;
 
 /// Consecutive pages.
@@ -38,9 +36,10 @@ pub fn read<S: ReadAt, E: From<Error>>(
     threads: usize,
     mut consume: impl FnMut(Piece<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let pages = range.end.saturating_sub(range.start);
-    let work = Decode { snapshot, range };
-    in_order(&work, threads, pages.div_ceil(UNIT_PAGES), |unit| {
+    let work = Decode { snapshot };
+    let cursor = Cursor::new(Arc::clone(snapshot));
+    let units = Spans::new(cursor, range, |content| content == Content::Zero);
+    in_order(&work, threads, units, |unit| {
         unit.hand_over(&mut consume)?;
         unit.failure
             .take()
@@ -50,7 +49,6 @@ pub fn read<S: ReadAt, E: From<Error>>(
 
 struct Decode<'a, S> {
     snapshot: &'a Arc<Snapshot<S>>,
-    range: Range<u64>,
 }
 
 /// The decoded pages of a unit.
@@ -67,6 +65,10 @@ impl Unit {
     fn hand_over<E>(&self, consume: &mut impl FnMut(Piece<'_>) -> Result<(), E>) -> Result<(), E> {
         let (mut page, mut rest) = (self.first, self.bytes.as_slice());
         for &(pages, zero) in &self.runs {
+            if zero && pages > UNIT_PAGES {
+                // A whole unit, whose bytes were not made.
+                return consume(Piece::Zeros(PageNo(page), pages));
+            }
             let len = usize::try_from(pages).unwrap_or(usize::MAX) * PAGE_SIZE;
             let (bytes, behind) = rest.split_at(len);
             consume(if zero {
@@ -89,6 +91,7 @@ impl Unit {
 }
 
 impl<S: ReadAt> Work for Decode<'_, S> {
+    type Unit = Range<u64>;
     type State = Cursor<S>;
     type Room = Unit;
 
@@ -105,13 +108,12 @@ impl<S: ReadAt> Work for Decode<'_, S> {
         }
     }
 
-    fn unit(&self, cursor: &mut Cursor<S>, unit: u64, room: &mut Unit) {
-        room.first = self.range.start + unit * UNIT_PAGES;
+    fn unit(&self, cursor: &mut Cursor<S>, unit: Range<u64>, room: &mut Unit) {
+        room.first = unit.start;
         room.runs.clear();
-        let end = self.range.end.min(room.first + UNIT_PAGES);
-        let mut page = room.first;
-        while page < end {
-            match decode_some(cursor, page..end, room) {
+        let mut page = unit.start;
+        while page < unit.end {
+            match decode_some(cursor, page..unit.end, room) {
                 Ok(pages) => page += pages,
                 Err(error) => {
                     room.failure = Some(error);

@@ -84,6 +84,9 @@ pub(crate) struct Encoder {
     lz4_large: CompressTable,
 }
 
+/// The first bytes of a zstd frame (RFC 8878, 3.1.1).
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
 /// From this content length on LZ4 needs the table with 32-bit entries.
 const LZ4_LARGE: usize = 65535;
 
@@ -181,10 +184,17 @@ impl Decoder {
             Codec::Lz4 => {
                 decompress_into(payload, out).map_err(|_| "the LZ4 payload does not decode")?
             }
-            Codec::Zstd => self
-                .zstd
-                .decompress_to_buffer(payload, out)
-                .map_err(|_| "the zstd payload does not decode")?,
+            Codec::Zstd => {
+                // The library would also take several frames one after the other, and ones to skip.
+                let one_frame = payload.starts_with(&ZSTD_MAGIC)
+                    && zstd::zstd_safe::find_frame_compressed_size(payload) == Ok(payload.len());
+                if !one_frame {
+                    return Err("the payload is not one zstd frame");
+                }
+                self.zstd
+                    .decompress_to_buffer(payload, out)
+                    .map_err(|_| "the zstd payload does not decode")?
+            }
         };
         if len == expected {
             Ok(())
@@ -197,5 +207,34 @@ impl Decoder {
 impl fmt::Debug for Decoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Decoder").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checksum_is_the_one_of_the_specification() {
+        assert_eq!(checksum(b""), 0x2d06_8005_38d3_94c2);
+    }
+
+    #[test]
+    fn a_zstd_payload_is_exactly_one_frame() {
+        let content = vec![b'x'; PAGE_SIZE];
+        let half = zstd::bulk::compress(&content[..PAGE_SIZE / 2], 1).expect("a frame");
+        let whole = zstd::bulk::compress(&content, 1).expect("a frame");
+        let skippable = [0x50, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 7];
+        let mut out = vec![0; PAGE_SIZE];
+        let mut decode = |payload: &[u8]| Decoder::new().decode(Codec::Zstd, payload, &mut out);
+        assert_eq!(decode(&whole), Ok(()));
+        for payload in [
+            [half.clone(), half].concat(),
+            [skippable.to_vec(), whole.clone()].concat(),
+            [whole.clone(), skippable.to_vec()].concat(),
+            [whole, vec![0]].concat(),
+        ] {
+            assert_eq!(decode(&payload), Err("the payload is not one zstd frame"));
+        }
     }
 }

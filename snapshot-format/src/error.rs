@@ -62,9 +62,9 @@ pub enum Error {
         "the file needs format features {0:#x} that this program does not know: use a newer uffd-restore"
     )]
     UnknownFeatures(u64),
-    /// The file is shorter than its header says.
+    /// The file is shorter than a header, or than its header says.
     #[error(
-        "truncated: the file has {actual} bytes, its header says {expected}: copy or capture it again"
+        "truncated: the file has {actual} bytes of at least {expected}: copy or capture it again"
     )]
     Truncated {
         /// Bytes the header promises.

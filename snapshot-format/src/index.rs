@@ -94,14 +94,16 @@ impl<W: Write> IndexBuilder<W> {
         while done < pages {
             let here = content.offset_by(done);
             let left = pages - done;
-            // Whole leaves at once where possible: 64 GiB of nothing are 65,536 steps, not 16 million. A root that is
-            // a leaf is filled page by page.
-            let whole_leaf = left >= FAN_OUT && self.pages + left > FAN_OUT;
-            if whole_leaf && self.pages.is_multiple_of(FAN_OUT) {
-                self.close_if_full(0)?;
-                self.pages += FAN_OUT;
-                self.push_at(1, encode_inner(Inner::Uniform(here)), Some(here))?;
-                done += FAN_OUT;
+            // Whole subtrees at once where possible: 64 GiB of nothing are one step, not 16 million.
+            let level = self.whole_level(left);
+            if level > 0 {
+                for below in 0..level.min(self.open.len()) {
+                    self.close_if_full(below)?;
+                }
+                let whole = pages_per_entry(u32::try_from(level).unwrap_or(u32::MAX));
+                self.pages += whole;
+                self.push_at(level, encode_inner(Inner::Uniform(here)), Some(here))?;
+                done += whole;
             } else {
                 self.push(here)?;
                 done += 1;
@@ -110,13 +112,25 @@ impl<W: Write> IndexBuilder<W> {
         Ok(())
     }
 
+    /// The highest level at which the next of `left` pages fill an entry. A root is filled entry by entry, for it has
+    /// no parent to be an entry of.
+    fn whole_level(&self, left: u64) -> usize {
+        let fits = |level: &u32| {
+            let whole = pages_per_entry(*level);
+            self.pages.is_multiple_of(whole) && left >= whole && self.pages + left > whole
+        };
+        (1..levels(crate::header::MAX_PAGES))
+            .take_while(fits)
+            .count()
+    }
+
     fn push_at(
         &mut self,
         level: usize,
         entry: [u8; ENTRY_LEN],
         uniform: Option<Content>,
     ) -> io::Result<()> {
-        if level == self.open.len() {
+        while level >= self.open.len() {
             self.open.push(Node::default());
         }
         self.close_if_full(level)?;

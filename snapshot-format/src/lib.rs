@@ -38,6 +38,7 @@ mod region;
 mod region_map;
 mod section;
 mod snapshot;
+mod spans;
 mod storage;
 pub mod verify;
 mod writer;

@@ -1,13 +1,15 @@
-//! Numbered units of work on several threads, their results consumed in order, in bounded memory.
+//! Units of work on several threads, their results consumed in order, in bounded memory.
 
 use crossbeam_channel::{bounded, unbounded};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 /// What the threads do.
 pub(crate) trait Work: Sync {
+    /// A piece of the work.
+    type Unit;
     /// A thread's own state.
     type State;
     /// Room for the result of a unit, used again and again.
@@ -15,21 +17,20 @@ pub(crate) trait Work: Sync {
 
     fn state(&self) -> Self::State;
     fn room(&self) -> Self::Room;
-    /// Do unit number `unit`.
-    fn unit(&self, state: &mut Self::State, unit: u64, room: &mut Self::Room);
+    fn unit(&self, state: &mut Self::State, unit: Self::Unit, room: &mut Self::Room);
 }
 
-/// Do units 0 to `units` on `threads` threads and hand the results to `consume` in order, on the calling thread, until it
+/// Do all of `units` on `threads` threads and hand the results to `consume` in order, on the calling thread, until it
 /// fails.
 pub(crate) fn in_order<W: Work, E>(
     work: &W,
     threads: usize,
-    units: u64,
+    units: impl Iterator<Item = W::Unit> + Send,
     mut consume: impl FnMut(&mut W::Room) -> Result<(), E>,
 ) -> Result<(), E> {
     let threads = threads.max(1);
     let rooms = 2 * threads + 2;
-    let next_unit = AtomicU64::new(0);
+    let units = Mutex::new(units.enumerate());
     thread::scope(|scope| {
         let (free, free_out) = bounded(rooms);
         let (done, done_out) = unbounded();
@@ -37,38 +38,34 @@ pub(crate) fn in_order<W: Work, E>(
             let _ = free.send(work.room());
         }
         for _ in 0..threads {
-            let (free_out, done, next_unit) = (free_out.clone(), done.clone(), &next_unit);
+            let (free_out, done, units) = (free_out.clone(), done.clone(), &units);
             scope.spawn(move || {
                 let mut state = work.state();
                 // Room first, then the unit: so the oldest unit has room, and the consumer gets on.
                 while let Ok(mut room) = free_out.recv() {
-                    let unit = next_unit.fetch_add(1, Ordering::Relaxed);
-                    if unit >= units {
-                        return;
-                    }
+                    let next = units.lock().unwrap_or_else(PoisonError::into_inner).next();
+                    let Some((number, unit)) = next else { return };
                     let worked =
                         catch_unwind(AssertUnwindSafe(|| work.unit(&mut state, unit, &mut room)));
-                    if done.send((unit, worked.map(|()| room))).is_err() {
+                    if done.send((number, worked.map(|()| room))).is_err() {
                         return;
                     }
                 }
             });
         }
+        // What is left are the threads' own: when all have ended, so does the loop.
         drop((free_out, done));
         // Moved in, so that an early return drops them and the threads end.
         let (free, done_out) = (free, done_out);
         let mut early = BTreeMap::new();
         let mut expected = 0;
-        for (unit, worked) in &done_out {
-            early.insert(unit, worked.unwrap_or_else(|panic| resume_unwind(panic)));
+        for (number, worked) in &done_out {
+            early.insert(number, worked.unwrap_or_else(|panic| resume_unwind(panic)));
             while let Some(mut room) = early.remove(&expected) {
                 consume(&mut room)?;
                 expected += 1;
                 // The threads may have ended already.
                 let _ = free.send(room);
-            }
-            if expected == units {
-                break;
             }
         }
         Ok(())
@@ -82,6 +79,7 @@ mod tests {
     struct Squares;
 
     impl Work for Squares {
+        type Unit = u64;
         type State = ();
         type Room = u64;
         fn state(&self) {}
@@ -97,20 +95,22 @@ mod tests {
     #[test]
     fn results_come_in_order_and_all_of_them() {
         for threads in [1, 2, 7] {
-            let mut seen = Vec::new();
-            let ok: Result<(), ()> = in_order(&Squares, threads, 1000, |square| {
-                seen.push(*square);
-                Ok(())
-            });
-            assert_eq!(ok, Ok(()));
-            assert_eq!(seen, (0..1000).map(|unit| unit * unit).collect::<Vec<_>>());
+            for units in [0, 1, 1000] {
+                let mut seen = Vec::new();
+                let ok: Result<(), ()> = in_order(&Squares, threads, 0..units, |square| {
+                    seen.push(*square);
+                    Ok(())
+                });
+                assert_eq!(ok, Ok(()));
+                assert_eq!(seen, (0..units).map(|unit| unit * unit).collect::<Vec<_>>());
+            }
         }
     }
 
     #[test]
     fn a_consumer_that_fails_ends_it() {
         let mut left = 10;
-        let end = in_order(&Squares, 3, 1000, |_| {
+        let end = in_order(&Squares, 3, 0..1000, |_| {
             left -= 1;
             if left == 0 { Err("enough") } else { Ok(()) }
         });
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_worker_that_panics_panics_the_caller_and_does_not_hang() {
-        let outcome = catch_unwind(|| in_order(&Squares, 3, 10_000, |_| Ok::<(), ()>(())));
+        let outcome = catch_unwind(|| in_order(&Squares, 3, 0..10_000, |_| Ok::<(), ()>(())));
         assert!(outcome.is_err());
     }
 }

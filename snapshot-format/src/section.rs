@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Place};
 use crate::fields::Fields;
-use crate::header::{HEADER_LEN, SnapshotId};
+use crate::header::{HEADER_LEN, MAX_PAGES, SnapshotId};
 use crate::page::PAGE_BYTES;
 
 /// Bytes of an entry of the section table.
@@ -147,6 +147,9 @@ impl ParentLayer {
             .array()
             .zip(fields.u64())
             .ok_or_else(|| corrupt("the section is cut short"))?;
+        if pages > MAX_PAGES {
+            return Err(corrupt("more pages than the format allows"));
+        }
         let rest = fields
             .take(bytes.len().saturating_sub(24))
             .unwrap_or_default();

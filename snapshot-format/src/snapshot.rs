@@ -4,7 +4,7 @@
 use crate::codec::checksum;
 use crate::entry::Limits;
 use crate::error::{Error, Place};
-use crate::header::{HEADER_LEN, Header, SnapshotId};
+use crate::header::{HEADER_LEN, Header, MAGIC, SnapshotId, VERSION};
 use crate::index::levels;
 use crate::metadata::{MAX_METADATA, Metadata};
 use crate::page::{PAGE_BYTES, PAGE_SIZE, Page};
@@ -172,15 +172,22 @@ impl<S> fmt::Debug for Snapshot<S> {
     }
 }
 
-/// Why a file shorter than a header is refused: a beginning that could be a snapshot's is a truncated snapshot.
+/// Why a file shorter than a header is refused: one that begins like a snapshot is a truncated one, or one of another
+/// version.
 fn too_short<S: ReadAt>(storage: &S, actual: u64) -> Error {
-    let mut magic = crate::header::MAGIC;
-    match storage.read_exact_at(&mut magic, 0) {
-        Ok(()) if magic == crate::header::MAGIC => Error::Truncated {
+    let mut start = [0; 12];
+    if storage.read_exact_at(&mut start, 0).is_err() || !start.starts_with(&MAGIC) {
+        return Error::NotASnapshot;
+    }
+    match start
+        .last_chunk()
+        .map_or(VERSION, |bytes| u32::from_le_bytes(*bytes))
+    {
+        VERSION => Error::Truncated {
             expected: HEADER_LEN,
             actual,
         },
-        _ => Error::NotASnapshot,
+        other => Error::UnknownVersion(other),
     }
 }
 

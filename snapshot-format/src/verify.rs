@@ -4,10 +4,10 @@ use crate::codec::Codec;
 use crate::cursor::Cursor;
 use crate::entry::{Content, FrameRef};
 use crate::error::Error;
-use crate::header::MAX_FRAME_PAGES;
 use crate::ordered::{Work, in_order};
 use crate::page::PageNo;
 use crate::snapshot::Snapshot;
+use crate::spans::Spans;
 use crate::storage::ReadAt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -135,16 +135,14 @@ pub fn verify<S: ReadAt>(
     mut progress: impl FnMut(u64),
 ) {
     let work = Check { snapshot };
-    let units = snapshot.pages().div_ceil(UNIT_PAGES);
+    let cursor = Cursor::new(Arc::clone(snapshot));
+    let units = Spans::new(cursor, 0..snapshot.pages(), |_| true);
     let Ok(()) = in_order::<_, std::convert::Infallible>(&work, threads, units, |found| {
         found.bad.drain(..).for_each(&mut bad);
         progress(found.pages);
         Ok(())
     });
 }
-
-/// Pages of a unit of work.
-const UNIT_PAGES: u64 = MAX_FRAME_PAGES as u64;
 
 struct Check<'a, S> {
     snapshot: &'a Arc<Snapshot<S>>,
@@ -175,6 +173,7 @@ impl Found {
 }
 
 impl<S: ReadAt> Work for Check<'_, S> {
+    type Unit = Range<u64>;
     type State = Cursor<S>;
     type Room = Found;
 
@@ -186,12 +185,10 @@ impl<S: ReadAt> Work for Check<'_, S> {
         Found::default()
     }
 
-    fn unit(&self, cursor: &mut Cursor<S>, unit: u64, found: &mut Found) {
-        let first = unit * UNIT_PAGES;
-        let end = self.snapshot.pages().min(first + UNIT_PAGES);
-        found.pages = end - first;
-        let mut page = first;
-        while page < end {
+    fn unit(&self, cursor: &mut Cursor<S>, unit: Range<u64>, found: &mut Found) {
+        found.pages = unit.end - unit.start;
+        let mut page = unit.start;
+        while page < unit.end {
             match check(cursor, PageNo(page)) {
                 Ok(pages) => page += pages,
                 Err(error) => {

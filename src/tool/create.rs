@@ -1,7 +1,8 @@
 //! `uffd-snapshot create`: memory of a process in, snapshot out.
 
+use super::counted;
 use super::sink::SnapshotSink;
-use super::writing::Output;
+use super::writing::{Output, ReadAhead};
 use crate::capture::{self, Progress as Step, Report, TargetIdentity};
 use crate::cli::snapshot::Create;
 use crate::failure::Failure;
@@ -11,7 +12,13 @@ use snapshot_format::{PAGE_BYTES, Source};
 use std::time::Duration;
 
 pub(super) fn run(args: Create) -> Result<(), Failure> {
-    let mut output = Output::create(&args.output, &args.writing, args.buffer.as_u64())?;
+    let (memory, buffer) = (memory_of(args.pid), args.buffer.as_u64());
+    let read_ahead = if memory <= buffer {
+        ReadAhead::Everything(memory)
+    } else {
+        ReadAhead::Steady(buffer)
+    };
+    let mut output = Output::create(&args.output, &args.writing, read_ahead)?;
     let options = capture::Options {
         selectors: args.regions,
         private_files: args.private_files,
@@ -46,13 +53,23 @@ pub(super) fn run(args: Create) -> Result<(), Failure> {
         ""
     };
     let people = format!(
-        "; process {} ({}, {} threads) stood still for {}{state}",
+        "; process {} ({}, {}) stood still for {}{state}",
         report.target.pid,
         report.target.name,
-        report.threads,
+        counted(report.threads as u64, "thread"),
         milliseconds(report.stood_still),
     );
     written.report(&args.writing, &people, More::from(&report))
+}
+
+/// Bytes of memory that the process has now, about: the buffer need not be larger. None, if there is no such process.
+fn memory_of(pid: i32) -> u64 {
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm"));
+    let resident = |statm: String| statm.split(' ').nth(1)?.parse::<u64>().ok();
+    statm
+        .ok()
+        .and_then(resident)
+        .map_or(0, |pages| pages.saturating_mul(PAGE_BYTES))
 }
 
 /// What JSON says beyond [`super::writing::WrittenJson`].
@@ -97,9 +114,8 @@ fn warn_of_lost(report: &Report) {
         return;
     }
     eprintln!(
-        "uffd-snapshot: warning: {} pages could not be read (poisoned, or a memory error); whoever touches them after a \
-         restore gets SIGBUS:",
-        report.pages.lost
+        "uffd-snapshot: warning: {} could not be read (poisoned, or a memory error), and will never be served as zero:",
+        counted(report.pages.lost, "page")
     );
     for run in &report.lost {
         let end = run

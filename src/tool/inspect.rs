@@ -1,6 +1,6 @@
 //! `uffd-snapshot inspect`: what is in a snapshot.
 
-use super::{open, pages_size, print, print_json, regions, size};
+use super::{counted, open, pages_size, print, print_json, regions, size};
 use crate::cli::snapshot::Inspect;
 use crate::failure::Failure;
 use serde::Serialize;
@@ -13,30 +13,43 @@ use std::time::{Duration, UNIX_EPOCH};
 
 pub(super) fn run(args: &Inspect) -> Result<(), Failure> {
     let snapshot = open(&args.snapshot)?;
-    let mut per_region = Vec::new();
-    for region in snapshot.regions().as_slice() {
-        let pages = survey(&snapshot, region.page_range());
-        per_region.push((region, pages.map_err(Failure::snapshot(&args.snapshot))?));
-    }
+    // A file whose index is damaged still has its regions and its origin to show.
+    let mut damage = None;
+    let mut count = |range| {
+        survey(&snapshot, range)
+            .inspect_err(|error| damage = Some(error.to_string()))
+            .ok()
+    };
+    let regions = snapshot.regions().as_slice().iter();
     let view = View {
         file: args.snapshot.to_string_lossy().into_owned(),
         snapshot: &snapshot,
         // Over all, and not the sum: a frame that two regions share counts once.
-        total: survey(&snapshot, 0..snapshot.pages()).map_err(Failure::snapshot(&args.snapshot))?,
-        per_region,
+        total: count(0..snapshot.pages()),
+        per_region: regions
+            .map(|region| (region, count(region.page_range())))
+            .collect(),
     };
     if args.json {
-        print_json(&view.json())
+        print_json(&view.json())?;
     } else {
-        print(&view.text())
+        print(&view.text())?;
+    }
+    match damage {
+        None => Ok(()),
+        Some(error) => Err(Failure::Damaged {
+            path: args.snapshot.clone(),
+            error,
+        }),
     }
 }
 
 struct View<'a> {
     file: String,
     snapshot: &'a Snapshot<File>,
-    total: Survey,
-    per_region: Vec<(&'a PlacedRegion, Survey)>,
+    /// None when the index cannot be read.
+    total: Option<Survey>,
+    per_region: Vec<(&'a PlacedRegion, Option<Survey>)>,
 }
 
 /// What `--json` prints. Lengths and addresses in bytes.
@@ -50,7 +63,8 @@ struct Json<'a> {
     memory_bytes: u64,
     index_bytes: u64,
     max_frame_pages: u16,
-    pages: JsonPages,
+    /// Null when the index cannot be read.
+    pages: Option<JsonPages>,
     frames: Vec<JsonFrames>,
     parent: Option<String>,
     regions: Vec<JsonRegion<'a>>,
@@ -86,7 +100,7 @@ struct JsonRegion<'a> {
     offset: u64,
     page_size: u64,
     first_page: u64,
-    pages: JsonPages,
+    pages: Option<JsonPages>,
 }
 
 #[derive(Serialize)]
@@ -104,12 +118,14 @@ impl View<'_> {
             .map_or(0, |(_, _, len)| len)
     }
 
-    fn frames(&self) -> [(&'static str, FrameCount); 3] {
-        [
-            ("zstd", self.total.zstd),
-            ("lz4", self.total.lz4),
-            ("stored", self.total.stored),
-        ]
+    fn frames(&self) -> Vec<(&'static str, FrameCount)> {
+        self.total.map_or_else(Vec::new, |total| {
+            vec![
+                ("zstd", total.zstd),
+                ("lz4", total.lz4),
+                ("stored", total.stored),
+            ]
+        })
     }
 
     fn json(&self) -> Json<'_> {
@@ -122,7 +138,7 @@ impl View<'_> {
             memory_bytes: self.snapshot.pages() * PAGE_BYTES,
             index_bytes: self.section_len(SectionKind::Index),
             max_frame_pages: self.snapshot.max_frame_pages(),
-            pages: json_pages(&self.total),
+            pages: self.total.as_ref().map(json_pages),
             frames: self
                 .frames()
                 .into_iter()
@@ -149,7 +165,6 @@ impl View<'_> {
 
     fn text(&self) -> String {
         let snapshot = self.snapshot;
-        let total = &self.total;
         let pages = snapshot.pages();
         let index = self.section_len(SectionKind::Index);
         let mut lines = vec![
@@ -162,25 +177,12 @@ impl View<'_> {
             lines.push(format!("  parent   {} ({:?})", parent.id, parent.path));
         }
         lines.push(format!(
-            "  memory   {} in {} regions, {pages} pages",
+            "  memory   {} in {}, {}",
             pages_size(pages),
-            snapshot.regions().as_slice().len(),
+            counted(snapshot.regions().as_slice().len() as u64, "region"),
+            counted(pages, "page"),
         ));
-        for (what, count) in [
-            ("zero", total.zero_pages),
-            ("filled", total.filled_pages),
-            ("content", total.content_pages),
-            ("in the parent", total.parent_pages),
-            ("lost", total.lost_pages),
-        ] {
-            if count > 0 || what == "content" {
-                let share = percent(count, pages);
-                lines.push(format!(
-                    "  pages    {count} {what}, {} ({share})",
-                    pages_size(count)
-                ));
-            }
-        }
+        lines.extend(self.total.iter().flat_map(|total| classes(total, pages)));
         for (codec, count) in self.frames() {
             if count.frames > 0 {
                 lines.push(format!(
@@ -192,11 +194,12 @@ impl View<'_> {
                 ));
             }
         }
+        let content = self.total.map_or(0, |total| total.content_pages);
         lines.push(format!(
             "  file     {}: {} of the memory, {} of the content",
             size(snapshot.file_len()),
             ratio(pages * PAGE_BYTES, snapshot.file_len()),
-            ratio(total.content_pages * PAGE_BYTES, snapshot.file_len()),
+            ratio(content * PAGE_BYTES, snapshot.file_len()),
         ));
         lines.push(format!(
             "  index    {} ({} of the memory)",
@@ -207,14 +210,33 @@ impl View<'_> {
         lines.extend(
             self.per_region
                 .iter()
-                .map(|(region, survey)| row(region, survey)),
+                .map(|(region, survey)| row(region, survey.as_ref())),
         );
         lines.join("\n")
     }
 }
 
+/// How many pages are what, a line for each class that there is.
+fn classes(total: &Survey, pages: u64) -> Vec<String> {
+    let line = |(what, count): (&str, u64)| {
+        let share = percent(count, pages);
+        format!("  pages    {count} {what}, {} ({share})", pages_size(count))
+    };
+    [
+        ("zero", total.zero_pages),
+        ("filled", total.filled_pages),
+        ("content", total.content_pages),
+        ("in the parent", total.parent_pages),
+        ("lost", total.lost_pages),
+    ]
+    .into_iter()
+    .filter(|&(what, count)| count > 0 || what == "content")
+    .map(line)
+    .collect()
+}
+
 /// A line of the table of regions.
-fn row(placed: &PlacedRegion, survey: &Survey) -> String {
+fn row(placed: &PlacedRegion, survey: Option<&Survey>) -> String {
     let region = &placed.region;
     let kind = format!("{:?}", region.kind).to_lowercase();
     format!(
@@ -223,12 +245,12 @@ fn row(placed: &PlacedRegion, survey: &Survey) -> String {
         size(region.len),
         region.protection,
         if region.shared { 's' } else { 'p' },
-        pages_size(survey.content_pages),
+        survey.map_or_else(|| "?".into(), |survey| pages_size(survey.content_pages)),
         regions::name(placed),
     )
 }
 
-fn json_region<'a>((placed, survey): &(&'a PlacedRegion, Survey)) -> JsonRegion<'a> {
+fn json_region<'a>((placed, survey): &(&'a PlacedRegion, Option<Survey>)) -> JsonRegion<'a> {
     JsonRegion {
         name: &placed.region.name,
         kind: placed.region.kind,
@@ -239,7 +261,7 @@ fn json_region<'a>((placed, survey): &(&'a PlacedRegion, Survey)) -> JsonRegion<
         offset: placed.region.offset,
         page_size: placed.region.page_size.bytes(),
         first_page: placed.first_page.0,
-        pages: json_pages(survey),
+        pages: survey.as_ref().map(json_pages),
     }
 }
 

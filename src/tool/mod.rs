@@ -73,6 +73,14 @@ fn size(bytes: u64) -> String {
     bytesize::ByteSize(bytes).display().iec().to_string()
 }
 
+/// "1 page", "2 pages".
+fn counted(count: u64, what: &str) -> String {
+    match count {
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
+    }
+}
+
 /// A length of so many pages for people.
 fn pages_size(pages: u64) -> String {
     size(pages.saturating_mul(snapshot_format::PAGE_BYTES))

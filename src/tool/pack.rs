@@ -1,6 +1,6 @@
 //! `uffd-snapshot pack`: raw memory in, snapshot out.
 
-use super::writing::Output;
+use super::writing::{Output, ReadAhead};
 use crate::cli::snapshot::Pack;
 use crate::failure::Failure;
 use crate::progress::Progress;
@@ -13,7 +13,11 @@ use std::path::Path;
 
 pub(super) fn run(args: &Pack) -> Result<(), Failure> {
     let mut input = Input::open(&args.input)?;
-    let mut output = Output::create(&args.output, &args.writing, args.buffer.as_u64())?;
+    let mut output = Output::create(
+        &args.output,
+        &args.writing,
+        ReadAhead::Steady(args.buffer.as_u64()),
+    )?;
     let quiet = args.writing.quiet || args.writing.json;
     let progress = Progress::new("packing", input.len, quiet);
     let bytes = copy(&mut input, &mut output, &progress)?;

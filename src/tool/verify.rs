@@ -1,11 +1,11 @@
 //! `uffd-snapshot verify`: is every page good?
 
-use super::{open, print_json, regions, size, threads};
+use super::{counted, open, print_json, regions, size, threads};
 use crate::cli::snapshot::Verify;
 use crate::failure::Failure;
 use crate::progress::Progress;
 use serde::Serialize;
-use snapshot_format::verify::{BadPages, survey, verify};
+use snapshot_format::verify::{BadPages, Survey, survey, verify};
 use snapshot_format::{PAGE_BYTES, RegionMap};
 use std::time::Instant;
 
@@ -30,6 +30,7 @@ struct Report<'a> {
     pages: u64,
     bad_pages: u64,
     lost_pages: Option<u64>,
+    parent_pages: Option<u64>,
     /// At most [`MOST_LISTED`] runs.
     bad: &'a [Bad],
     seconds: f64,
@@ -65,6 +66,7 @@ pub(super) fn run(args: &Verify) -> Result<(), Failure> {
             pages: total,
             bad_pages,
             lost_pages: survey.map(|survey| survey.lost_pages),
+            parent_pages: survey.map(|survey| survey.parent_pages),
             bad: &listed,
             seconds,
         })?;
@@ -77,17 +79,30 @@ pub(super) fn run(args: &Verify) -> Result<(), Failure> {
         });
     }
     if !quiet {
-        let lost = match survey.map_or(0, |survey| survey.lost_pages) {
-            0 => String::new(),
-            lost => format!("; {lost} pages were lost at capture time and have no content"),
-        };
         eprintln!(
-            "{}: all {total} pages ({}) are good{lost}, {seconds:.2} s",
+            "{}: {} ({}), none bad{}, {seconds:.2} s",
             args.snapshot.display(),
+            counted(total, "page"),
             size(total * PAGE_BYTES),
+            survey.map_or_else(String::new, |survey| unread(&survey)),
         );
     }
     Ok(())
+}
+
+/// Pages that are not bad, but have no content here.
+fn unread(survey: &Survey) -> String {
+    let lost = match survey.lost_pages {
+        0 => String::new(),
+        lost => format!("; {} lost at capture time", counted(lost, "page")),
+    };
+    match survey.parent_pages {
+        0 => lost,
+        parent => format!(
+            "{lost}; {} in the parent, not looked up there",
+            counted(parent, "page")
+        ),
+    }
 }
 
 fn describe(map: &RegionMap, run: &BadPages) -> Bad {

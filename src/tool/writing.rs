@@ -5,6 +5,7 @@ use crate::cli::snapshot::Writing;
 use crate::failure::Failure;
 use crate::origin;
 use crate::output::PendingFile;
+use crate::priority;
 use serde::Serialize;
 use snapshot_format::{
     Compression, Metadata, SnapshotId, Source, Summary, WriteError, Writer, WriterOptions,
@@ -24,7 +25,12 @@ pub(super) struct Output {
 }
 
 impl Output {
-    pub(super) fn create(path: &Path, writing: &Writing, buffer: u64) -> Result<Self, Failure> {
+    /// Begin a snapshot. `read_ahead` is what may wait to be compressed.
+    pub(super) fn create(
+        path: &Path,
+        writing: &Writing,
+        read_ahead: ReadAhead,
+    ) -> Result<Self, Failure> {
         let compression = writing.compression().map_err(Failure::Usage)?;
         let id = origin::id_or_random(writing.id)?;
         let pending = PendingFile::create(path, writing.force)?;
@@ -32,9 +38,9 @@ impl Output {
         let options = WriterOptions {
             compression,
             jobs: threads(writing.jobs),
-            buffer,
             spool_dir: pending.folder(),
             parent: None,
+            ..read_ahead.options()
         };
         let writer = Writer::new(file.map_err(Failure::io("create", path))?, options)
             .map_err(Failure::write(path))?;
@@ -67,6 +73,32 @@ impl Output {
             summary,
             took: self.started.elapsed(),
         })
+    }
+}
+
+/// Memory between reading and compressing.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum ReadAhead {
+    /// So many bytes, for a steady flow: who reads waits for who compresses.
+    Steady(u64),
+    /// So many bytes, which are all there is to read: reading comes first, for somebody stands still for it.
+    Everything(u64),
+}
+
+impl ReadAhead {
+    fn options(self) -> WriterOptions {
+        match self {
+            Self::Steady(buffer) => WriterOptions {
+                buffer,
+                ..WriterOptions::default()
+            },
+            Self::Everything(buffer) => WriterOptions {
+                buffer,
+                touch_buffer: true,
+                on_thread_start: priority::lower,
+                ..WriterOptions::default()
+            },
+        }
     }
 }
 

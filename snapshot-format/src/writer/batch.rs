@@ -34,6 +34,16 @@ impl Batch {
         }
     }
 
+    /// One whose memory is there already, and not only promised.
+    pub(super) fn touched() -> Self {
+        let mut batch = Self::new();
+        for page in batch.bytes.chunks_mut(PAGE_SIZE) {
+            // Not a zero, which the allocator has put there for nothing and the compiler could leave out.
+            page[0] = 1;
+        }
+        batch
+    }
+
     pub(super) fn clear(&mut self) {
         self.runs.clear();
         self.pages = 0;

@@ -13,7 +13,8 @@ use tempfile::SpooledTempFile;
 #[derive(Debug)]
 pub(super) enum Done {
     Frames(Encoded),
-    Run(Content, u64),
+    /// A run, and the room that it did not need.
+    Run(Content, u64, Encoded),
 }
 
 /// What went into the file.
@@ -97,12 +98,13 @@ impl<W: Write> Collector<W> {
 
 impl<W: Write> Collected<W> {
     fn take(&mut self, done: Done, free: &Sender<Encoded>) -> Result<(), WriteError> {
-        match done {
-            Done::Run(content, pages) => {
+        let encoded = match done {
+            Done::Run(content, pages, encoded) => {
                 self.summary.count(content, pages);
                 self.index
                     .push_run(content, pages)
-                    .map_err(WriteError::Output)
+                    .map_err(WriteError::Output)?;
+                encoded
             }
             Done::Frames(mut encoded) => {
                 let frames = encoded.placed_at(self.summary.frames_len);
@@ -112,10 +114,11 @@ impl<W: Write> Collected<W> {
                     self.summary.count(content, 1);
                     self.index.push(content).map_err(WriteError::Output)?;
                 }
-                // The writer may be gone with its workers; then nobody needs it.
-                drop(free.send(encoded));
-                Ok(())
+                encoded
             }
-        }
+        };
+        // The writer may be gone with its workers; then nobody needs it.
+        drop(free.send(encoded));
+        Ok(())
     }
 }

@@ -9,6 +9,7 @@ mod collect;
 mod encode;
 mod stream;
 mod tail;
+mod threads;
 mod worker;
 
 pub use collect::Summary;
@@ -17,21 +18,16 @@ use crate::codec::Compression;
 use crate::entry::Content;
 use crate::error::WriteError;
 use crate::header::{MAX_FRAME_PAGES, SnapshotId};
-use crate::index::IndexBuilder;
 use crate::metadata::Metadata;
 use crate::page::{PAGE_SIZE, PageNo};
 use crate::region::Region;
 use crate::region_map::RegionMap;
 use crate::section::{MAX_PARENT_PATH, ParentLayer};
 use batch::{Batch, Job, MAX_BATCH_PAGES, RunKind};
-use collect::{Collected, Collector};
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use encode::{BatchEncoder, Encoded};
 use std::fmt;
 use std::io::{Seek, Write};
 use std::path::PathBuf;
-use std::thread::JoinHandle;
-use worker::Worker;
+use threads::Threads;
 
 /// How to write.
 #[derive(Debug, Clone)]
@@ -46,6 +42,10 @@ pub struct WriterOptions {
     pub spool_dir: PathBuf,
     /// The snapshot that pages of [`Writer::parent`] live in.
     pub parent: Option<ParentLayer>,
+    /// Allocate and touch all of `buffer` at once, so that whoever is in a hurry to fill it does not wait for memory.
+    pub touch_buffer: bool,
+    /// Called by each compressing thread before its first work; to lower its priority, for example.
+    pub on_thread_start: fn(),
 }
 
 impl Default for WriterOptions {
@@ -56,12 +56,11 @@ impl Default for WriterOptions {
             buffer: 0,
             spool_dir: std::env::temp_dir(),
             parent: None,
+            touch_buffer: false,
+            on_thread_start: || {},
         }
     }
 }
-
-/// An index up to this size (2 GiB of varied memory, in bytes) is kept in memory until it is written.
-const INDEX_IN_MEMORY: usize = 8 << 20;
 
 /// Most compressing threads.
 const MAX_JOBS: usize = 1024;
@@ -77,14 +76,7 @@ pub struct Writer<W> {
     stream_pages: Option<u64>,
     batch_pages: usize,
     batch: Option<Batch>,
-    /// Batches that may still be allocated.
-    batches_left: usize,
-    free_batches: Receiver<Batch>,
-    jobs: Option<Sender<(u64, Job)>>,
-    jobs_sent: u64,
-    jobs_total: Sender<u64>,
-    workers: Vec<JoinHandle<()>>,
-    collector: Option<JoinHandle<Result<Collected<W>, WriteError>>>,
+    threads: Threads<W>,
 }
 
 impl<W: Write + Seek + Send + 'static> Writer<W> {
@@ -115,42 +107,8 @@ impl<W: Write + Seek + Send + 'static> Writer<W> {
         }
         // Zeros until everything else is written: half a snapshot does not begin like one.
         out.write_all(&[0; PAGE_SIZE]).map_err(WriteError::Output)?;
-        let threads = options.jobs.max(1);
+        let threads = Threads::start(out, &options)?;
         let frame_pages = usize::from(compression.frame_pages);
-        let in_flight = 2 * threads + 2;
-        let wanted = options.buffer / (MAX_BATCH_PAGES * PAGE_SIZE) as u64;
-        let batches = usize::try_from(wanted).unwrap_or(usize::MAX).max(in_flight);
-
-        let (jobs, jobs_out) = unbounded();
-        let (answers_in, answers) = unbounded();
-        let (free_batches_in, free_batches) = unbounded();
-        let (free_encoded, free_encoded_out) = bounded(in_flight);
-        let (jobs_total, jobs_total_out) = bounded(1);
-        for _ in 0..in_flight {
-            drop(free_encoded.send(Encoded::new(compression)));
-        }
-        let mut workers = Vec::with_capacity(threads);
-        for _ in 0..threads {
-            let worker = Worker {
-                encoder: BatchEncoder::new(compression)?,
-                jobs: jobs_out.clone(),
-                answers: answers_in.clone(),
-                free_batches: free_batches_in.clone(),
-                free_encoded: free_encoded_out.clone(),
-            };
-            workers.push(spawn("compress", move || worker.run())?);
-        }
-        let spool = tempfile::spooled_tempfile_in(INDEX_IN_MEMORY, options.spool_dir);
-        let collector = Collector {
-            collected: Collected {
-                out,
-                index: IndexBuilder::new(spool),
-                summary: Summary::default(),
-            },
-            answers,
-            free_encoded,
-        };
-        let collector = spawn("collect", move || collector.run(&jobs_total_out))?;
         Ok(Self {
             regions: RegionMap::default(),
             parent: options.parent,
@@ -159,13 +117,7 @@ impl<W: Write + Seek + Send + 'static> Writer<W> {
             stream_pages: None,
             batch_pages: MAX_BATCH_PAGES / frame_pages * frame_pages,
             batch: None,
-            batches_left: batches,
-            free_batches,
-            jobs: Some(jobs),
-            jobs_sent: 0,
-            jobs_total,
-            workers,
-            collector: Some(collector),
+            threads,
         })
     }
 
@@ -174,7 +126,7 @@ impl<W: Write + Seek + Send + 'static> Writer<W> {
     /// # Errors
     /// [`WriteError::Usage`] for a region that the format does not allow.
     pub fn begin_region(&mut self, region: Region) -> Result<(), WriteError> {
-        if self.pages_left != 0 {
+        if !self.is_complete() {
             return Err(usage("a region begins before the last one is complete"));
         }
         let pages = region.pages();
@@ -250,10 +202,10 @@ impl<W: Write + Seek + Send + 'static> Writer<W> {
         id: SnapshotId,
         metadata: &Metadata,
     ) -> Result<(W, Summary), WriteError> {
-        if self.pages_left != 0 {
+        if !self.is_complete() {
             return Err(usage("the last region is not complete"));
         }
-        let collected = self.join()?;
+        let collected = self.threads.join()?;
         tail::write(
             collected,
             &tail::Tail {
@@ -264,6 +216,11 @@ impl<W: Write + Seek + Send + 'static> Writer<W> {
                 max_frame_pages: self.compression.frame_pages,
             },
         )
+    }
+
+    /// No region and no stream waits for anything.
+    fn is_complete(&self) -> bool {
+        self.pages_left == 0 && self.stream_pages.is_none()
     }
 
     fn known(&mut self, content: Content, pages: u64) -> Result<(), WriteError> {
@@ -279,7 +236,7 @@ impl<W: Write + Seek + Send + 'static> Writer<W> {
                 // Whole batches of the same need no batch.
                 let whole = left - left % self.batch_pages as u64;
                 self.pages_left -= whole;
-                self.send(Job::Run(here, whole))?;
+                self.threads.send(Job::Run(here, whole))?;
                 whole
             } else {
                 let room = (self.batch_pages - in_batch) as u64;
@@ -299,18 +256,7 @@ impl<W: Write + Seek + Send + 'static> Writer<W> {
     /// The batch being filled.
     fn batch(&mut self) -> Result<&mut Batch, WriteError> {
         if self.batch.is_none() {
-            let free = match self.free_batches.try_recv() {
-                Ok(batch) => Some(batch),
-                Err(_) if self.batches_left > 0 => {
-                    self.batches_left -= 1;
-                    Some(Batch::new())
-                }
-                Err(_) => self.free_batches.recv().ok(),
-            };
-            match free {
-                Some(batch) => self.batch = Some(batch),
-                None => return Err(self.failure()),
-            }
+            self.batch = Some(self.threads.batch()?);
         }
         self.batch.as_mut().ok_or(WriteError::Worker)
     }
@@ -331,52 +277,14 @@ impl<W: Write + Seek + Send + 'static> Writer<W> {
     /// Give the batch being filled, if there is one, to the workers.
     fn dispatch(&mut self) -> Result<(), WriteError> {
         match self.batch.take() {
-            Some(batch) => self.send(Job::Batch(batch)),
+            Some(batch) => self.threads.send(Job::Batch(batch)),
             None => Ok(()),
         }
-    }
-
-    fn send(&mut self, job: Job) -> Result<(), WriteError> {
-        let jobs = self.jobs.as_ref().ok_or(WriteError::Worker)?;
-        match jobs.send((self.jobs_sent, job)) {
-            Ok(()) => {
-                self.jobs_sent += 1;
-                Ok(())
-            }
-            Err(_) => Err(self.failure()),
-        }
-    }
-
-    /// Why the threads are gone.
-    fn failure(&mut self) -> WriteError {
-        self.join().err().unwrap_or(WriteError::Worker)
-    }
-
-    /// Wait for the threads, and take what the collector has.
-    fn join(&mut self) -> Result<Collected<W>, WriteError> {
-        self.jobs = None;
-        // The collector may have failed already; its own answer says why.
-        let _ = self.jobs_total.try_send(self.jobs_sent);
-        for worker in self.workers.drain(..) {
-            worker.join().map_err(|_| WriteError::Worker)?;
-        }
-        let collector = self.collector.take().ok_or(WriteError::Worker)?;
-        collector.join().map_err(|_| WriteError::Worker)?
     }
 }
 
 fn usage(message: &str) -> WriteError {
     WriteError::Usage(message.into())
-}
-
-fn spawn<T: Send + 'static>(
-    name: &str,
-    run: impl FnOnce() -> T + Send + 'static,
-) -> Result<JoinHandle<T>, WriteError> {
-    std::thread::Builder::new()
-        .name(name.into())
-        .spawn(run)
-        .map_err(WriteError::Output)
 }
 
 impl<W> fmt::Debug for Writer<W> {

@@ -14,7 +14,7 @@ impl<W: Write + Seek + Send + 'static> Writer<W> {
     /// # Errors
     /// [`WriteError::Usage`] when the last region is not complete.
     pub fn begin_stream(&mut self) -> Result<(), WriteError> {
-        if self.pages_left != 0 {
+        if !self.is_complete() {
             return Err(usage("a region begins before the last one is complete"));
         }
         self.pages_left = MAX_PAGES.saturating_sub(self.regions.pages());

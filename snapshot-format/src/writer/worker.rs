@@ -19,21 +19,14 @@ pub(super) struct Worker {
 impl Worker {
     /// Work until there are no more jobs, or nobody wants the answers.
     pub(super) fn run(mut self) {
-        let mut room = None;
-        loop {
-            // The room for the answer comes before the job: so the oldest job always has room, and the collector,
-            // which waits for it, always gets on.
-            let Some(encoded) = room.take().or_else(|| self.free_encoded.recv().ok()) else {
-                return;
-            };
+        // The room for the answer comes before the job: so the oldest job always has room, and the collector, which waits
+        // for it, always gets on. Runs take room too, for it bounds the answers that wait for an older one.
+        while let Ok(encoded) = self.free_encoded.recv() {
             let Ok((number, job)) = self.jobs.recv() else {
                 return;
             };
             let answer = match job {
-                Job::Run(content, pages) => {
-                    room = Some(encoded);
-                    Ok(Done::Run(content, pages))
-                }
+                Job::Run(content, pages) => Ok(Done::Run(content, pages, encoded)),
                 Job::Batch(batch) => catch_unwind(AssertUnwindSafe(|| self.encode(batch, encoded)))
                     .unwrap_or(Err(WriteError::Worker)),
             };
