@@ -211,11 +211,12 @@ mod tests {
     use std::io::Write;
     use std::os::unix::fs::PermissionsExt;
 
+    type Begin = fn(&Path, bool) -> Result<PendingFile, Failure>;
+
     /// Both ways of writing are tested on any file system, with nameless files or without.
-    const WAYS: [fn(&Path, bool) -> Result<PendingFile, Failure>; 2] =
-        [PendingFile::create, |target, replace| {
-            PendingFile::create_named(target.to_path_buf(), replace)
-        }];
+    const WAYS: [Begin; 2] = [PendingFile::create, |target, replace| {
+        PendingFile::create_named(target.to_path_buf(), replace)
+    }];
 
     fn names(folder: &Path) -> Vec<String> {
         let name = |entry: io::Result<fs::DirEntry>| {
