@@ -3,17 +3,13 @@
 use crate::cursor::{Cursor, fill};
 use crate::entry::{Content, FrameRef};
 use crate::error::Error;
-use crate::header::MAX_FRAME_PAGES;
 use crate::ordered::{Work, in_order};
 use crate::page::{PAGE_SIZE, PageNo};
 use crate::snapshot::Snapshot;
-use crate::spans::{Spans, UNIT_PAGES};
+use crate::spans::{Spans, fetch, unit_pages};
 use crate::storage::ReadAt;
 use std::ops::Range;
 use std::sync::Arc;
-
-/// Bytes of a unit of work that is not one run of zeros.
-const UNIT_LEN: usize = MAX_FRAME_PAGES as usize * PAGE_SIZE;
 
 /// Consecutive pages.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,7 +21,7 @@ pub enum Piece<'a> {
 }
 
 /// Decode the pages of `range` on `threads` threads and give them to `consume` in order, every page once. At most about
-/// 2 MiB for each of `2 * threads + 2` are in memory.
+/// 256 KiB, or a frame if that is larger, for each of `2 * threads + 2` are in memory.
 ///
 /// # Errors
 /// The first error in page order, of reading or of `consume`. Pages before it have been consumed. A page that was lost
@@ -65,11 +61,13 @@ impl Unit {
     fn hand_over<E>(&self, consume: &mut impl FnMut(Piece<'_>) -> Result<(), E>) -> Result<(), E> {
         let (mut page, mut rest) = (self.first, self.bytes.as_slice());
         for &(pages, zero) in &self.runs {
-            if zero && pages > UNIT_PAGES {
+            let len = usize::try_from(pages)
+                .unwrap_or(usize::MAX)
+                .saturating_mul(PAGE_SIZE);
+            if zero && len > rest.len() {
                 // A whole unit, whose bytes were not made.
                 return consume(Piece::Zeros(PageNo(page), pages));
             }
-            let len = usize::try_from(pages).unwrap_or(usize::MAX) * PAGE_SIZE;
             let (bytes, behind) = rest.split_at(len);
             consume(if zero {
                 Piece::Zeros(PageNo(page), pages)
@@ -100,9 +98,10 @@ impl<S: ReadAt> Work for Decode<'_, S> {
     }
 
     fn room(&self) -> Unit {
+        let pages = unit_pages(self.snapshot.max_frame_pages());
         Unit {
             first: 0,
-            bytes: vec![0; UNIT_LEN],
+            bytes: vec![0; usize::try_from(pages).unwrap_or(1) * PAGE_SIZE],
             runs: Vec::new(),
             failure: None,
         }
@@ -111,6 +110,7 @@ impl<S: ReadAt> Work for Decode<'_, S> {
     fn unit(&self, cursor: &mut Cursor<S>, unit: Range<u64>, room: &mut Unit) {
         room.first = unit.start;
         room.runs.clear();
+        fetch(cursor, &unit);
         let mut page = unit.start;
         while page < unit.end {
             match decode_some(cursor, page..unit.end, room) {

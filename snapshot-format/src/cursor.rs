@@ -8,24 +8,29 @@ use crate::entry::{
 use crate::error::{Error, Place};
 use crate::header::SnapshotId;
 use crate::index::{FAN_OUT, pages_per_entry};
-use crate::page::{PAGE_SIZE, Page, PageNo};
+use crate::page::{PAGE_BYTES, PAGE_SIZE, Page, PageNo};
 use crate::snapshot::Snapshot;
 use crate::storage::ReadAt;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
-/// Nodes that a cursor remembers per level, direct-mapped. A leaf describes 1 MiB of memory, the next level 256 MiB.
-const CACHED: [usize; 2] = [48, 16];
+/// Nodes that a cursor remembers at most, direct-mapped: leaves, each of which describes 1 MiB of memory, and those above,
+/// 256 MiB each. A random page of 512 MiB is found without a system call, one of 64 GiB with one.
+const CACHED: [u64; 2] = [512, 256];
 
-/// Reads pages of a snapshot, one per thread. It holds everything that a read needs, allocated once: about 256 KiB of
-/// index nodes that have been checked, room for one stored frame and one decoded one, and the codec's context.
+/// Reads pages of a snapshot, one per thread. It holds everything that a read needs, allocated once: room for the index
+/// nodes that have been checked, at most 3 MiB and no more than the file has, of which only what is used takes memory; for
+/// one stored frame and one decoded one; and the codec's context.
 pub struct Cursor<S> {
     snapshot: Arc<Snapshot<S>>,
     /// Nodes of level 0, and of all levels above.
     caches: [NodeCache; 2],
     decoder: Decoder,
-    /// Checksum and payload of a frame as they stand in the file.
+    /// Checksums and payloads of frames as they stand in the file.
     stored: Vec<u8>,
+    /// Which bytes of the frames section [`Cursor::fetch`] has left in `stored`.
+    fetched: Range<u64>,
     /// The frame decoded last by [`Cursor::read_page`].
     content: Vec<u8>,
     content_of: Option<FrameRef>,
@@ -36,23 +41,27 @@ type NodeKey = (u64, u64);
 
 /// Checked nodes of the index.
 struct NodeCache {
-    slots: Vec<(Option<NodeKey>, Box<Page>)>,
+    keys: Vec<Option<NodeKey>>,
+    /// One after the other in one allocation, which the system fills with zeros when they are used first.
+    nodes: Vec<u8>,
 }
 
 impl NodeCache {
-    fn new(slots: usize) -> Self {
+    fn new(slots: u64) -> Self {
+        let slots = usize::try_from(slots).unwrap_or(1);
         Self {
-            slots: (0..slots)
-                .map(|_| (None, Box::new([0; PAGE_SIZE])))
-                .collect(),
+            keys: vec![None; slots],
+            nodes: vec![0; slots.saturating_mul(PAGE_SIZE)],
         }
     }
 
     /// The slot for the node at `offset`: neighbours in the file do not displace each other.
-    fn slot(&mut self, offset: u64) -> Option<&mut (Option<NodeKey>, Box<Page>)> {
-        let count = self.slots.len() as u64;
-        let position = (offset / crate::page::PAGE_BYTES).checked_rem(count)?;
-        self.slots.get_mut(usize::try_from(position).ok()?)
+    fn slot(&mut self, offset: u64) -> Option<(&mut Option<NodeKey>, &mut Page)> {
+        let count = self.keys.len() as u64;
+        let position = (offset / PAGE_BYTES).checked_rem(count)?;
+        let position = usize::try_from(position).ok()?;
+        let nodes = self.nodes.as_chunks_mut().0;
+        Some((self.keys.get_mut(position)?, nodes.get_mut(position)?))
     }
 }
 
@@ -61,12 +70,13 @@ impl<S: ReadAt> Cursor<S> {
     #[must_use]
     pub fn new(snapshot: Arc<Snapshot<S>>) -> Self {
         let content = usize::from(snapshot.max_frame_pages()).saturating_mul(PAGE_SIZE);
-        let [leaves, inner] = CACHED;
+        let nodes = snapshot.limits().index_len / PAGE_BYTES;
         Self {
             snapshot,
-            caches: [NodeCache::new(leaves), NodeCache::new(inner)],
+            caches: CACHED.map(|most| NodeCache::new(nodes.min(most))),
             decoder: Decoder::new(),
             stored: vec![0; content.saturating_add(FRAME_CHECKSUM_LEN)],
+            fetched: 0..0,
             content: vec![0; content],
             content_of: None,
         }
@@ -132,9 +142,9 @@ impl<S: ReadAt> Cursor<S> {
             *cached = None;
             self.snapshot
                 .storage()
-                .read_exact_at(node.as_mut_slice(), self.snapshot.index_at(offset))
+                .read_exact_at(node, self.snapshot.index_at(offset))
                 .map_err(|source| Error::read(place(), source))?;
-            if checksum(node.as_slice()) != expected {
+            if checksum(node) != expected {
                 return Err(Error::corrupt(place(), "the checksum does not match"));
             }
             *cached = Some((offset, expected));
@@ -142,18 +152,34 @@ impl<S: ReadAt> Cursor<S> {
         Ok(node)
     }
 
+    /// Read everything from frame `first` to frame `last` with one call, for whoever wants all of it: a call for each frame
+    /// costs up to a tenth of its decoding. Nothing happens when that is more than `most` bytes. What fails here fails
+    /// again for the frame that it concerns, which then says so.
+    pub(crate) fn fetch(&mut self, first: &FrameRef, last: &FrameRef, most: usize) {
+        self.fetched = 0..0;
+        let len = usize::try_from(last.end().saturating_sub(first.offset)).unwrap_or(usize::MAX);
+        if len > most {
+            return;
+        }
+        if self.stored.len() < len {
+            self.stored.resize(len, 0);
+        }
+        let at = self.snapshot.frames_at(first.offset);
+        let storage = self.snapshot.storage();
+        if let Some(stored) = self.stored.get_mut(..len)
+            && storage.read_exact_at(stored, at).is_ok()
+        {
+            self.fetched = first.offset..last.end();
+        }
+    }
+
     /// Decode a frame into `out`, which has exactly its content's length, and check it. Nothing is allocated.
     ///
     /// # Errors
     /// [`Error::Corrupt`] or [`Error::Read`] naming the frame; `out` then holds garbage that must not be used.
     pub fn read_frame(&mut self, frame: &FrameRef, out: &mut [u8]) -> Result<(), Error> {
-        read_frame(
-            &self.snapshot,
-            &mut self.decoder,
-            &mut self.stored,
-            frame,
-            out,
-        )
+        let stored = stored(&self.snapshot, &mut self.stored, &mut self.fetched, frame)?;
+        decode(&self.snapshot, &mut self.decoder, stored, frame, out)
     }
 
     /// The content of one page. The frame decoded last is remembered, so that reading its other pages is a copy.
@@ -200,13 +226,8 @@ impl<S: ReadAt> Cursor<S> {
             .ok_or(Error::Buffer { given, needed })?;
         if self.content_of != Some(*frame) {
             self.content_of = None;
-            read_frame(
-                &self.snapshot,
-                &mut self.decoder,
-                &mut self.stored,
-                frame,
-                out,
-            )?;
+            let stored = stored(&self.snapshot, &mut self.stored, &mut self.fetched, frame)?;
+            decode(&self.snapshot, &mut self.decoder, stored, frame, out)?;
             self.content_of = Some(*frame);
         }
         Ok(out)
@@ -238,10 +259,37 @@ pub(crate) fn fill(out: &mut [u8], word: u64) {
     }
 }
 
-fn read_frame<S: ReadAt>(
+/// The checksum and payload of a frame: among what was fetched, or else read to the start of `buffer`.
+fn stored<'a, S: ReadAt>(
+    snapshot: &Snapshot<S>,
+    buffer: &'a mut [u8],
+    fetched: &mut Range<u64>,
+    frame: &FrameRef,
+) -> Result<&'a [u8], Error> {
+    let fetched_from = frame.offset.checked_sub(fetched.start);
+    let from = fetched_from.filter(|_| frame.end() <= fetched.end);
+    let start = usize::try_from(from.unwrap_or(0)).unwrap_or(usize::MAX);
+    let len = usize::try_from(frame.payload_len).unwrap_or(usize::MAX);
+    let (given, needed) = (buffer.len(), len.saturating_add(FRAME_CHECKSUM_LEN));
+    let stored = buffer
+        .get_mut(start..start.saturating_add(needed))
+        .ok_or(Error::Buffer { given, needed })?;
+    if from.is_none() {
+        *fetched = 0..0;
+        let at = snapshot.frames_at(frame.offset);
+        snapshot
+            .storage()
+            .read_exact_at(stored, at)
+            .map_err(|source| Error::read(Place::Frame(at), source))?;
+    }
+    Ok(stored)
+}
+
+/// Decode what is stored of a frame into `out`, and check it.
+fn decode<S: ReadAt>(
     snapshot: &Snapshot<S>,
     decoder: &mut Decoder,
-    stored: &mut [u8],
+    stored: &[u8],
     frame: &FrameRef,
     out: &mut [u8],
 ) -> Result<(), Error> {
@@ -250,15 +298,6 @@ fn read_frame<S: ReadAt>(
     if given != needed {
         return Err(Error::Buffer { given, needed });
     }
-    let len = usize::try_from(frame.payload_len).unwrap_or(usize::MAX);
-    let (given, needed) = (stored.len(), len.saturating_add(FRAME_CHECKSUM_LEN));
-    let stored = stored
-        .get_mut(..needed)
-        .ok_or(Error::Buffer { given, needed })?;
-    snapshot
-        .storage()
-        .read_exact_at(stored, at)
-        .map_err(|source| Error::read(Place::Frame(at), source))?;
     let corrupt = |what| Error::corrupt(Place::Frame(at), what);
     let (sum, payload) = stored
         .split_first_chunk::<8>()

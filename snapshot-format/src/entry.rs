@@ -32,6 +32,12 @@ impl FrameRef {
     pub fn content_len(&self) -> usize {
         usize::from(self.pages).saturating_mul(crate::page::PAGE_SIZE)
     }
+
+    /// Offset of the first byte behind the frame in the frames section.
+    pub(crate) fn end(&self) -> u64 {
+        let len = u64::from(self.payload_len).saturating_add(FRAME_CHECKSUM_LEN as u64);
+        self.offset.saturating_add(len)
+    }
 }
 
 /// What a page is.

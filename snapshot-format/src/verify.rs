@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::ordered::{Work, in_order};
 use crate::page::PageNo;
 use crate::snapshot::Snapshot;
-use crate::spans::Spans;
+use crate::spans::{Spans, fetch};
 use crate::storage::ReadAt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -187,6 +187,7 @@ impl<S: ReadAt> Work for Check<'_, S> {
 
     fn unit(&self, cursor: &mut Cursor<S>, unit: Range<u64>, found: &mut Found) {
         found.pages = unit.end - unit.start;
+        fetch(cursor, &unit);
         let mut page = unit.start;
         while page < unit.end {
             match check(cursor, PageNo(page)) {

@@ -156,8 +156,9 @@ fn class_of(page: &[u8]) -> Content {
     let (Some(first), Some(last)) = (words.first(), words.last()) else {
         return UNPLACED;
     };
-    // Most pages with content are told by their ends.
-    if first != last || words.iter().any(|word| word != first) {
+    // Most pages with content are told by their ends. The others are one word all over if they are the same moved by a
+    // word, which memcmp finds out several times faster than a loop over the words.
+    if first != last || page[8..] != page[..page.len() - 8] {
         return UNPLACED;
     }
     match u64::from_le_bytes(*first) {

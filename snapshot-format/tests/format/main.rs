@@ -1,0 +1,26 @@
+//! Tests of the format as its users see it: what is written is read back, and nothing else is ever read.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on fails where it stands"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod flips;
+mod foreign;
+mod forged_header;
+mod forged_index;
+mod forged_random;
+mod forged_regions;
+mod golden;
+mod identical;
+mod messages;
+mod properties;
+mod round_trips;
+mod sparse;
+mod stream;
+mod threads;
+mod truncation;
+mod writer_errors;
+mod writer_output;
