@@ -155,17 +155,17 @@ struct Found {
 }
 
 impl Found {
-    fn push(&mut self, page: u64, error: Error) {
+    fn push(&mut self, page: u64, pages: u64, error: Error) {
         match self.bad.last_mut() {
             Some(last)
                 if last.first.0 + last.pages == page
                     && last.error.to_string() == error.to_string() =>
             {
-                last.pages += 1;
+                last.pages += pages;
             }
             _ => self.bad.push(BadPages {
                 first: PageNo(page),
-                pages: 1,
+                pages,
                 error,
             }),
         }
@@ -193,12 +193,28 @@ impl<S: ReadAt> Work for Check<'_, S> {
             match check(cursor, PageNo(page)) {
                 Ok(pages) => page += pages,
                 Err(error) => {
-                    found.push(page, error);
-                    page += 1;
+                    let pages = together(cursor, page..unit.end);
+                    found.push(page, pages, error);
+                    page += pages;
                 }
             }
         }
     }
+}
+
+/// How many pages from the start of `pages` on are in the frame that the first one is in, and so are as bad as that one
+/// without being decoded again; 1 if it is in none.
+fn together<S: ReadAt>(cursor: &mut Cursor<S>, pages: Range<u64>) -> u64 {
+    let mut frame_of = |page| match cursor.content(PageNo(page)) {
+        Ok(Content::Frame { frame, .. }) => Some(frame),
+        _ => None,
+    };
+    let Some(frame) = frame_of(pages.start) else {
+        return 1;
+    };
+    let behind = pages.start.saturating_add(1)..pages.end;
+    let alike = behind.take_while(|&page| frame_of(page) == Some(frame));
+    1 + alike.count() as u64
 }
 
 /// Check the page, and say how many pages the check was good for. The cursor remembers the last good frame.

@@ -38,7 +38,7 @@ pub struct WriterOptions {
     pub jobs: usize,
     /// Bytes of pages that may wait to be compressed; at least 2 MiB per thread are allowed whatever it says.
     pub buffer: u64,
-    /// Where an index of more than 4 MiB waits until the frames are written; the system's temporary folder by default.
+    /// Where an index of more than 8 MiB waits until the frames are written; the system's temporary folder by default.
     pub spool_dir: PathBuf,
     /// The snapshot that pages of [`Writer::parent`] live in.
     pub parent: Option<ParentLayer>,
