@@ -18,10 +18,13 @@ use std::io::Read;
 use std::path::PathBuf;
 
 /// Bytes of an image that a quick run takes.
-const QUICK_BYTES: u64 = 32 << 20;
+const QUICK_BYTES: u64 = 16 << 20;
 
 const USAGE: &str = "usage: format-bench [--quick] [--rounds N] [--only PART]... [--program UFFD-SNAPSHOT] --work FOLDER IMAGE...
 PART is throughput, open, page, size or memory";
+
+/// Measures something and prints its table.
+type Part = fn(&Setup);
 
 /// What is measured, and where.
 pub struct Setup {
@@ -84,7 +87,7 @@ fn main() {
     }
     let (ticks, own) = (Ticks::now(), cpu_seconds());
     // What is short and easily disturbed comes first, what only counts bytes last.
-    let parts: [(&str, fn(&Setup)); 5] = [
+    let parts: [(&str, Part); 5] = [
         ("open", opening::run),
         ("page", fault::run),
         ("throughput", throughput::run),

@@ -127,7 +127,7 @@ impl Case<'_> {
             if seconds[way].is_empty() {
                 return " - |".into();
             }
-            if way % PACK.len() == 0 {
+            if way.is_multiple_of(PACK.len()) {
                 let speed = self.content.len() as f64 / 1e6 / seconds[way].median();
                 return format!(" {speed:.0} ±{:.0} % |", seconds[way].spread() / 2.0);
             }
@@ -257,8 +257,8 @@ impl Case<'_> {
                         if first >= frames.len() {
                             return;
                         }
-                        for at in first..frames.len().min(first + UNIT) {
-                            work(&mut state, at, &frames[at]);
+                        for (at, frame) in frames.iter().enumerate().skip(first).take(UNIT) {
+                            work(&mut state, at, frame);
                         }
                     }
                 });
