@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::ordered::{Work, in_order};
 use crate::page::{PAGE_SIZE, PageNo};
 use crate::snapshot::Snapshot;
-use crate::spans::{Spans, fetch, unit_pages};
+use crate::spans::{Entries, Span, Spans, fetch, unit_pages};
 use crate::storage::ReadAt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -89,7 +89,7 @@ impl Unit {
 }
 
 impl<S: ReadAt> Work for Decode<'_, S> {
-    type Unit = Range<u64>;
+    type Unit = Span;
     type State = Cursor<S>;
     type Room = Unit;
 
@@ -107,9 +107,16 @@ impl<S: ReadAt> Work for Decode<'_, S> {
         }
     }
 
-    fn unit(&self, cursor: &mut Cursor<S>, unit: Range<u64>, room: &mut Unit) {
-        room.first = unit.start;
+    fn unit(&self, cursor: &mut Cursor<S>, span: Span, room: &mut Unit) {
         room.runs.clear();
+        let unit = match span {
+            Span::Unit(unit) => unit,
+            Span::TooMany(_) => {
+                room.failure = Some(Entries::too_many());
+                return;
+            }
+        };
+        room.first = unit.start;
         fetch(cursor, &unit);
         let mut page = unit.start;
         while page < unit.end {

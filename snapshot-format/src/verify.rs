@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::ordered::{Work, in_order};
 use crate::page::PageNo;
 use crate::snapshot::Snapshot;
-use crate::spans::{Spans, fetch};
+use crate::spans::{Entries, Span, Spans, fetch};
 use crate::storage::ReadAt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -94,11 +94,15 @@ impl Survey {
 /// The first error in the index.
 pub fn survey<S: ReadAt>(snapshot: &Arc<Snapshot<S>>, range: Range<u64>) -> Result<Survey, Error> {
     let mut cursor = Cursor::new(Arc::clone(snapshot));
+    let mut entries = Entries::of(&cursor);
     let mut survey = Survey::default();
     let mut last = None;
     let mut page = range.start;
     while page < range.end {
         let (content, pages) = cursor.run(PageNo(page))?;
+        if !entries.meet(pages) {
+            return Err(Entries::too_many());
+        }
         let pages = pages.min(range.end - page);
         survey.add(content, pages, is_new(content, &mut last));
         page += pages;
@@ -173,7 +177,7 @@ impl Found {
 }
 
 impl<S: ReadAt> Work for Check<'_, S> {
-    type Unit = Range<u64>;
+    type Unit = Span;
     type State = Cursor<S>;
     type Room = Found;
 
@@ -185,7 +189,15 @@ impl<S: ReadAt> Work for Check<'_, S> {
         Found::default()
     }
 
-    fn unit(&self, cursor: &mut Cursor<S>, unit: Range<u64>, found: &mut Found) {
+    fn unit(&self, cursor: &mut Cursor<S>, span: Span, found: &mut Found) {
+        let unit = match span {
+            Span::Unit(unit) => unit,
+            Span::TooMany(rest) => {
+                found.pages = rest.end - rest.start;
+                found.push(rest.start, found.pages, Entries::too_many());
+                return;
+            }
+        };
         found.pages = unit.end - unit.start;
         fetch(cursor, &unit);
         let mut page = unit.start;

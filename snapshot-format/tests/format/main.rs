@@ -18,6 +18,7 @@ mod identical;
 mod messages;
 mod properties;
 mod round_trips;
+mod shared_nodes;
 mod sparse;
 mod stream;
 mod threads;
