@@ -29,6 +29,21 @@ pub enum Failure {
     /// The output is something that cannot be replaced.
     #[error("{0:?} is not a regular file: write to a file on disk")]
     NotAFile(PathBuf),
+    /// The input became shorter while it was being read.
+    #[error(
+        "{path:?} shrank from {expected} to {read} bytes while it was being read: pack it when nobody writes to it"
+    )]
+    Shrank {
+        /// The file.
+        path: PathBuf,
+        /// Bytes it had at first.
+        expected: u64,
+        /// Bytes that could be read.
+        read: u64,
+    },
+    /// A snapshot can only be read by position.
+    #[error("{0:?} is a pipe: a snapshot is read by position, give the file itself")]
+    NotSeekable(PathBuf),
     /// A snapshot cannot be read.
     #[error("{path:?}: {source}")]
     Snapshot {
@@ -125,6 +140,12 @@ fn hint(error: &io::Error) -> &'static str {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             ": free some space, or write to another file system"
         }
+        io::ErrorKind::FileTooLarge => {
+            ": raise the limit on the size of files (ulimit -f), or write to another file system"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => ": write to another file system",
+        io::ErrorKind::PermissionDenied => ": run as a user who may, or choose another place",
+        io::ErrorKind::InvalidFilename => ": choose a shorter name",
         _ => "",
     }
 }

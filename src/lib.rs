@@ -10,5 +10,6 @@ mod origin;
 pub mod output;
 mod priority;
 pub mod progress;
+pub mod terminal;
 pub mod tool;
 pub mod tracee;

@@ -13,6 +13,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// Memory holds secrets: only the owner may read what is written.
 const MODE: u32 = 0o600;
@@ -33,10 +35,13 @@ impl PendingFile {
     /// # Errors
     /// [`Failure::Exists`], [`Failure::NotAFile`], [`Failure::Io`].
     pub fn create(target: &Path, replace: bool) -> Result<Self, Failure> {
-        // A link is followed, so that what it points to is replaced and not the link.
-        let target = match fs::canonicalize(target) {
-            Ok(resolved) => resolved,
-            Err(_) => target.to_path_buf(),
+        survive_file_size_limit();
+        // A link is followed, so that what it points to is replaced and not the link. One that points nowhere is an error
+        // now, and so is a name that is too long, instead of when everything has been written.
+        let target = match fs::symlink_metadata(target) {
+            Ok(_) => fs::canonicalize(target).map_err(Failure::io("follow the link", target))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => target.to_path_buf(),
+            Err(error) => return Err(Failure::io("create", target)(error)),
         };
         match fs::metadata(&target) {
             Ok(existing) if !existing.is_file() => return Err(Failure::NotAFile(target)),
@@ -47,6 +52,8 @@ impl PendingFile {
             return Err(Failure::NotAFile(target));
         }
         match nameless(&folder(&target)) {
+            // It will get its name through /proc.
+            Ok(_) if !Path::new("/proc/self/fd").exists() => Self::create_named(target, replace),
             Ok(file) => Ok(Self {
                 file,
                 target,
@@ -109,9 +116,13 @@ impl PendingFile {
         }
         self.temporary = None;
         let folder = self.folder();
-        File::open(&folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(Failure::io("sync", &folder))
+        match File::open(&folder) {
+            Ok(open) => open.sync_all().map_err(Failure::io("sync", &folder)),
+            // A folder that may be written to but not read. The file is there; when its name reaches the disk is up to
+            // the system.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            Err(error) => Err(Failure::io("open", &folder)(error)),
+        }
     }
 
     /// Through a temporary name, which a nameless file is given now.
@@ -156,11 +167,17 @@ fn folder(target: &Path) -> PathBuf {
     }
 }
 
-/// Random, so that what a killed program with the same process id left behind is not in the way.
+/// Let a write beyond RLIMIT_FSIZE fail with EFBIG, of which the user is told, and not kill the program with SIGXFSZ.
+fn survive_file_size_limit() {
+    let nobody_looks = Arc::new(AtomicBool::new(false));
+    // Without the handler it is as it was.
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, nobody_looks);
+}
+
+/// Random, and not made of the target's name, which may be as long as a name can be: so that what a killed program with the same process id left behind is not in the way.
 fn temporary_name(target: &Path) -> PathBuf {
-    let name = target.file_name().unwrap_or_default().to_string_lossy();
     let random = getrandom::u32().unwrap_or_else(|_| std::process::id());
-    target.with_file_name(format!(".{name}.{random:08x}.partial"))
+    target.with_file_name(format!(".uffd-snapshot.{random:08x}.partial"))
 }
 
 fn nameless(folder: &Path) -> io::Result<File> {

@@ -51,7 +51,7 @@ pub use header::{SnapshotId, VERSION};
 pub use metadata::{Compressed, Metadata, Source};
 pub use page::{PAGE_BYTES, PAGE_SIZE, PageNo};
 pub use region::{PageSize, Protection, Region, RegionKind};
-pub use region_map::{PlacedRegion, RegionMap};
+pub use region_map::{MAX_NAME, PlacedRegion, RegionMap};
 pub use section::{ParentLayer, SectionKind};
 pub use snapshot::Snapshot;
 pub use storage::ReadAt;

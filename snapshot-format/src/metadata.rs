@@ -56,7 +56,7 @@ pub enum Source {
         /// `/proc/sys/kernel/random/boot_id`.
         #[serde(default, deserialize_with = "lenient")]
         boot_id: String,
-        /// Effective user id.
+        /// Real user id.
         #[serde(default, deserialize_with = "lenient")]
         uid: u32,
         /// The name of the process (`/proc/PID/comm`).

@@ -13,7 +13,7 @@ const RECORD_LEN: usize = 64;
 pub(crate) const MAX_REGIONS: usize = 1 << 20;
 
 /// Longest name of a region, in bytes: a path and what the kernel writes around it.
-pub(crate) const MAX_NAME: usize = 8192;
+pub const MAX_NAME: usize = 8192;
 
 /// Longest region map that a reader accepts, in bytes.
 pub(crate) const MAX_REGION_MAP: u64 = 1 << 28;

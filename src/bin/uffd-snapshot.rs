@@ -3,6 +3,7 @@
 use clap::Parser;
 use std::process::ExitCode;
 use uffd_restore::cli::snapshot::Cli;
+use uffd_restore::terminal::say;
 use uffd_restore::tool;
 
 fn main() -> ExitCode {
@@ -10,7 +11,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) if failure.is_broken_pipe() => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("uffd-snapshot: {failure}");
+            say(&format!("uffd-snapshot: {failure}"));
             failure.exit_code()
         }
     }

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{fstat, major, minor};
+use nix::sys::statfs::{FsType, HUGETLBFS_MAGIC, TMPFS_MAGIC, statfs};
 
 use super::maps::Device;
 use super::smaps::Mapping;
@@ -30,6 +31,9 @@ pub struct MemoryDevices {
     in_memory: BTreeSet<Device>,
 }
 
+/// ramfs, from `<linux/magic.h>`.
+const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
+
 /// File systems whose files are memory. Not devtmpfs: what is mapped from there is a device.
 const MEMORY_FILE_SYSTEMS: [&str; 3] = ["tmpfs", "ramfs", "hugetlbfs"];
 
@@ -43,8 +47,9 @@ impl MemoryDevices {
         let mut devices = Self::default();
         for process in ["self".to_owned(), tid.to_string()] {
             // The target's list may be out of reach; then what both see is all there is to know.
-            if let Ok(text) = std::fs::read_to_string(format!("/proc/{process}/mountinfo")) {
-                devices.learn(&text);
+            // Names of mount points may be any bytes.
+            if let Ok(bytes) = std::fs::read(format!("/proc/{process}/mountinfo")) {
+                devices.learn(&String::from_utf8_lossy(&bytes));
             }
         }
         let memfd = memfd_create(c"which-device", MFdFlags::MFD_CLOEXEC)?;
@@ -54,6 +59,23 @@ impl MemoryDevices {
             minor: minor(device),
         });
         Ok(devices)
+    }
+
+    /// Asks the file behind a shared mapping itself when its device is in no list: a tmpfs that has been unmounted lazily,
+    /// or is mounted only where nobody here can see it, is memory all the same.
+    pub(super) fn ask(&mut self, tid: i32, mapping: &Mapping) {
+        let line = &mapping.line;
+        let known = line.inode == 0 || self.in_memory.contains(&line.device);
+        if known || !line.shared || !line.protection.write || mapping.flags.device {
+            return;
+        }
+        let file = format!("/proc/{tid}/map_files/{:x}-{:x}", line.start, line.end);
+        // Without the right to follow the link, what the lists say must do.
+        if let Ok(system) = statfs(file.as_str())
+            && [TMPFS_MAGIC, HUGETLBFS_MAGIC, RAMFS_MAGIC].contains(&system.filesystem_type())
+        {
+            self.in_memory.insert(line.device);
+        }
     }
 
     /// Parses mountinfo (proc_pid_mountinfo(5)): the device is field 3, the type the first one after ` - `.

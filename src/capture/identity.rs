@@ -28,11 +28,9 @@ impl TargetIdentity {
     /// Reads it from a process that stands still, and so cannot become another program meanwhile.
     pub(super) fn of(process: &StoppedProcess) -> Result<Self, CaptureError> {
         let (pid, tid) = (process.pid(), process.memory_tid());
-        let boot_id = PathBuf::from("/proc/sys/kernel/random/boot_id");
-        let boot_id = std::fs::read_to_string(&boot_id).map_err(|source| CaptureError::Proc {
-            path: boot_id,
-            source,
-        })?;
+        // Information, like the rest: without it nobody will take another process for this one.
+        let boot_id =
+            std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let leader = ThreadStat::read(pid)?;
         Ok(Self {
             pid,

@@ -20,11 +20,14 @@ pub(super) fn plan(
     let path = PathBuf::from(format!("/proc/{tid}/smaps"));
     let text = std::fs::read(&path).map_err(|source| CaptureError::Proc { path, source })?;
     let mappings = smaps::parse(&text).map_err(|line| CaptureError::Smaps { pid, line })?;
-    let devices = MemoryDevices::of(tid).map_err(|source| CaptureError::Read {
+    let mut devices = MemoryDevices::of(tid).map_err(|source| CaptureError::Read {
         doing: "tell memory from files in the mappings",
         pid,
         source,
     })?;
+    for mapping in &mappings {
+        devices.ask(tid, mapping);
+    }
     let candidates: Vec<Candidate> = mappings
         .into_iter()
         .map(|mapping| Candidate {

@@ -174,9 +174,9 @@ fn by_name(candidates: &[Candidate], name: &str) -> Vec<Piece> {
 
 /// Writable only: language runtimes reserve address space in mappings far bigger than what they use of it.
 fn largest(candidates: &[Candidate]) -> Vec<Piece> {
+    // Files too: a VMM's guest RAM may be mapped from one, shared (QEMU) or privately (Firecracker, restored).
     let memory = candidates.iter().filter(|candidate| {
-        matches!(candidate.backing, Backing::Anonymous | Backing::Memory)
-            && candidate.mapping.line.protection.write
+        candidate.backing != Backing::Special && candidate.mapping.line.protection.write
     });
     // Of equals max_by_key would take the last one; the first one is what a user expects.
     memory

@@ -17,7 +17,7 @@ pub enum RegionSelector {
         /// One past the last address.
         end: u64,
     },
-    /// The biggest writable mapping of memory: of a VMM, almost always the guest's RAM.
+    /// The biggest writable mapping, anonymous, shared or of a file: of a VMM, almost always the guest's RAM.
     Largest,
 }
 

@@ -7,6 +7,10 @@ use crate::capture::{self, Progress as Step, Report, TargetIdentity};
 use crate::cli::snapshot::Create;
 use crate::failure::Failure;
 use crate::progress::Progress;
+use crate::terminal::{printable, say};
+use crate::tracee::ThreadStat;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::Serialize;
 use snapshot_format::{PAGE_BYTES, Source};
 use std::time::Duration;
@@ -25,6 +29,7 @@ pub(super) fn run(args: Create) -> Result<(), Failure> {
         leave_stopped: args.leave_stopped,
         stop_timeout: args.stop_timeout,
     };
+    let was_stopped = is_stopped(args.pid);
     let quiet = args.writing.quiet || args.writing.json;
     let progress = Progress::new("capturing", None, quiet);
     let mut sink = SnapshotSink {
@@ -43,7 +48,12 @@ pub(super) fn run(args: Create) -> Result<(), Failure> {
         (Err(_), Some(error)) => return Err(output.failure()(error)),
         (Err(error), None) => return Err(Failure::Capture(error)),
     };
-    let written = output.publish(source(&report.target, report.stood_still))?;
+    let published = output.publish(source(&report.target, report.stood_still));
+    if published.is_err() && options.leave_stopped && !was_stopped {
+        // It was to stay stopped beside its snapshot, and there is none: as it was found, then.
+        let _ = kill(Pid::from_raw(report.target.pid), Signal::SIGCONT);
+    }
+    let written = published?;
     if !quiet {
         warn_of_lost(&report);
     }
@@ -55,7 +65,7 @@ pub(super) fn run(args: Create) -> Result<(), Failure> {
     let people = format!(
         "; process {} ({}, {}) stood still for {}{state}",
         report.target.pid,
-        report.target.name,
+        printable(&report.target.name),
         counted(report.threads as u64, "thread"),
         milliseconds(report.stood_still),
     );
@@ -70,6 +80,11 @@ fn memory_of(pid: i32) -> u64 {
         .ok()
         .and_then(resident)
         .map_or(0, |pages| pages.saturating_mul(PAGE_BYTES))
+}
+
+/// Whether a signal has stopped the process.
+fn is_stopped(pid: i32) -> bool {
+    ThreadStat::read(pid).is_ok_and(|stat| stat.state == 'T')
 }
 
 /// What JSON says beyond [`super::writing::WrittenJson`].
@@ -113,25 +128,32 @@ fn warn_of_lost(report: &Report) {
     if report.pages.lost == 0 {
         return;
     }
-    eprintln!(
+    say(&format!(
         "uffd-snapshot: warning: {} could not be read (poisoned, or a memory error), and will never be served as zero:",
         counted(report.pages.lost, "page")
-    );
+    ));
     for run in &report.lost {
         let end = run
             .address
             .saturating_add(run.pages.saturating_mul(PAGE_BYTES));
-        eprintln!("  {:#x}-{end:#x}", run.address);
+        say(&format!("  {:#x}-{end:#x}", run.address));
     }
 }
 
-/// Longest command line that is recorded, in bytes; the metadata has a limit.
-const MAX_COMMAND_LINE: usize = 1 << 16;
+/// Longest command line that is recorded, in bytes of JSON; the metadata has a limit.
+const MAX_COMMAND_LINE: usize = 1 << 18;
 
 fn source(target: &TargetIdentity, stood_still: Duration) -> Source {
+    // Programs that rewrite their command line leave a tail of empty arguments.
+    let used = target
+        .command_line
+        .iter()
+        .rposition(|argument| !argument.is_empty());
+    let used = &target.command_line[..used.map_or(0, |last| last + 1)];
     let mut left = MAX_COMMAND_LINE;
     let fits = |argument: &&String| {
-        left = left.saturating_sub(argument.len());
+        // The separator counts, and so does the longest form of a character in JSON.
+        left = left.saturating_sub(6 * argument.len() + 3);
         left > 0
     };
     Source::Process {
@@ -145,12 +167,7 @@ fn source(target: &TargetIdentity, stood_still: Duration) -> Source {
             .as_ref()
             .map(|exe| exe.to_string_lossy().into_owned())
             .unwrap_or_default(),
-        command_line: target
-            .command_line
-            .iter()
-            .take_while(fits)
-            .cloned()
-            .collect(),
+        command_line: used.iter().take_while(fits).cloned().collect(),
         stopped_us: u64::try_from(stood_still.as_micros()).unwrap_or(u64::MAX),
     }
 }

@@ -3,6 +3,7 @@
 use super::{counted, open, pages_size, print, print_json, regions, size};
 use crate::cli::snapshot::Inspect;
 use crate::failure::Failure;
+use crate::terminal::printable;
 use serde::Serialize;
 use snapshot_format::verify::{FrameCount, Survey, survey};
 use snapshot_format::{
@@ -296,7 +297,7 @@ fn made(metadata: &Metadata) -> String {
         if text.is_empty() {
             "?".to_string()
         } else {
-            text.to_string()
+            printable(text)
         }
     };
     format!(
@@ -312,7 +313,7 @@ fn options(metadata: &Metadata) -> String {
     let compressed = &metadata.compressed;
     format!(
         "{} level {}, {} per frame",
-        compressed.codec,
+        printable(&compressed.codec),
         compressed.level,
         pages_size(u64::from(compressed.frame_pages)),
     )

@@ -12,8 +12,9 @@ mod writing;
 use crate::cli::snapshot::Command;
 use crate::failure::Failure;
 use snapshot_format::Snapshot;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -33,11 +34,19 @@ pub fn run(command: Command) -> Result<(), Failure> {
 
 /// Open a snapshot.
 fn open(path: &Path) -> Result<Arc<Snapshot<File>>, Failure> {
-    let file = File::open(path).map_err(Failure::io("open", path))?;
+    // Without blocking: opening a pipe that nobody writes to would wait for ever. Files do not care.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(Failure::io("open", path))?;
     let kind = file.metadata().map_err(Failure::io("open", path))?;
     if kind.is_dir() {
         let error = io::Error::from(io::ErrorKind::IsADirectory);
         return Err(Failure::io("open", path)(error));
+    }
+    if kind.file_type().is_fifo() || kind.file_type().is_socket() {
+        return Err(Failure::NotSeekable(path.to_path_buf()));
     }
     Snapshot::open(file)
         .map(Arc::new)

@@ -133,6 +133,13 @@ fn copy(input: &mut Input, output: &mut Output, progress: &Progress) -> Result<u
             break;
         }
     }
+    if let Some(expected) = input.len.filter(|&expected| total < expected) {
+        return Err(Failure::Shrank {
+            path: input.path.clone(),
+            expected,
+            read: total,
+        });
+    }
     output.writer.end_stream(total).map_err(&failure)?;
     Ok(total)
 }

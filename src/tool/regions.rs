@@ -1,14 +1,15 @@
 //! Regions of a snapshot as people name them.
 
 use crate::failure::Failure;
+use crate::terminal::printable;
 use snapshot_format::{PAGE_BYTES, PageNo, PlacedRegion, RegionMap};
 
 /// A region's name, or what stands for it when it has none.
-pub(super) fn name(region: &PlacedRegion) -> &str {
+pub(super) fn name(region: &PlacedRegion) -> String {
     match region.region.name.as_str() {
-        "" if region.region.kind == snapshot_format::RegionKind::Raw => "raw memory",
-        "" => "anonymous memory",
-        name => name,
+        "" if region.region.kind == snapshot_format::RegionKind::Raw => "raw memory".into(),
+        "" => "anonymous memory".into(),
+        name => printable(name),
     }
 }
 
@@ -43,9 +44,13 @@ pub(super) fn select<'a>(
 }
 
 fn is(region: &PlacedRegion, text: &str) -> bool {
-    let start = format!("{:x}", region.region.start);
+    let number = |text: &str| u64::from_str_radix(text.strip_prefix("0x").unwrap_or(text), 16);
+    // START, or START-END as `create` and /proc/PID/maps have it.
+    let (start, end) = text.split_once('-').unwrap_or((text, ""));
+    let region_end = region.region.start.checked_add(region.region.len);
+    let ends_there = end.is_empty() || number(end).ok() == region_end;
     (!region.region.name.is_empty() && region.region.name == text)
-        || text.strip_prefix("0x").unwrap_or(text) == start
+        || (number(start) == Ok(region.region.start) && ends_there)
 }
 
 fn listed(regions: &RegionMap) -> String {

@@ -1,7 +1,7 @@
 //! Captured pages into a snapshot.
 
 use crate::capture::{PageSink, SinkError};
-use snapshot_format::{Region, WriteError, Writer};
+use snapshot_format::{MAX_NAME, Region, WriteError, Writer};
 use std::fs::File;
 
 /// A snapshot being written, as capture sees it. Remembers the writer's error, which capture wraps.
@@ -25,7 +25,12 @@ impl SnapshotSink<'_> {
 
 impl PageSink for SnapshotSink<'_> {
     fn begin_region(&mut self, region: &Region) -> Result<(), SinkError> {
-        self.take(|writer| writer.begin_region(region.clone()))
+        // A name is information; one that is too long is no reason to have no snapshot.
+        let mut region = region.clone();
+        region
+            .name
+            .truncate(region.name.floor_char_boundary(MAX_NAME));
+        self.take(|writer| writer.begin_region(region))
     }
 
     fn space(&mut self) -> Result<&mut [u8], SinkError> {

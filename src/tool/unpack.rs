@@ -5,6 +5,7 @@ use crate::cli::snapshot::Unpack;
 use crate::failure::Failure;
 use crate::output::PendingFile;
 use crate::progress::Progress;
+use crate::terminal::say;
 use snapshot_format::bulk::{self, Piece};
 use snapshot_format::{Error, PAGE_BYTES, PAGE_SIZE, PlacedRegion, Snapshot};
 use std::fs::File;
@@ -26,7 +27,13 @@ pub(super) fn run(args: &Unpack) -> Result<(), Failure> {
     let pages: u64 = chosen.iter().map(|region| region.pages()).sum();
     let progress = Progress::new("unpacking", Some(pages * PAGE_BYTES), args.quiet);
     if args.output.as_os_str() == "-" {
-        return job.run(&mut Stream(io::stdout().lock()), &progress);
+        let mut stdout = Stream(io::stdout().lock());
+        job.run(&mut stdout, &progress)?;
+        // What is buffered may be the part that cannot be written.
+        return stdout
+            .0
+            .flush()
+            .map_err(Failure::io("write", "standard output".as_ref()));
     }
     let pending = PendingFile::create(&args.output, args.force)?;
     job.run(&mut Sparse(pending.file()), &progress)?;
@@ -38,7 +45,11 @@ pub(super) fn run(args: &Unpack) -> Result<(), Failure> {
     pending.publish()?;
     drop(progress);
     if !args.quiet {
-        eprintln!("{}: {} of memory", args.output.display(), pages_size(pages));
+        say(&format!(
+            "{}: {} of memory",
+            args.output.display(),
+            pages_size(pages)
+        ));
     }
     Ok(())
 }
@@ -150,7 +161,7 @@ impl Job<'_> {
             Failed::Write(error) => Failure::io("write", self.output)(error),
             Failed::Read(source) => Failure::Region {
                 path: self.path.to_path_buf(),
-                region: regions::name(region).to_string(),
+                region: regions::name(region),
                 source,
             },
         }

@@ -4,6 +4,7 @@ use super::{counted, open, print_json, regions, size, threads};
 use crate::cli::snapshot::Verify;
 use crate::failure::Failure;
 use crate::progress::Progress;
+use crate::terminal::say;
 use serde::Serialize;
 use snapshot_format::verify::{BadPages, Survey, survey, verify};
 use snapshot_format::{PAGE_BYTES, RegionMap};
@@ -48,7 +49,7 @@ pub(super) fn run(args: &Verify) -> Result<(), Failure> {
         if listed.len() < MOST_LISTED {
             let bad = describe(snapshot.regions(), &run);
             if !quiet {
-                progress.suspended(|| eprintln!("{}", sentence(snapshot.regions(), &run)));
+                progress.suspended(|| say(&sentence(snapshot.regions(), &run)));
             }
             listed.push(bad);
         }
@@ -79,13 +80,13 @@ pub(super) fn run(args: &Verify) -> Result<(), Failure> {
         });
     }
     if !quiet {
-        eprintln!(
+        say(&format!(
             "{}: {} ({}), none bad{}, {seconds:.2} s",
             args.snapshot.display(),
             counted(total, "page"),
             size(total * PAGE_BYTES),
             survey.map_or_else(String::new, |survey| unread(&survey)),
-        );
+        ));
     }
     Ok(())
 }
@@ -110,7 +111,7 @@ fn describe(map: &RegionMap, run: &BadPages) -> Bad {
     Bad {
         first_page: run.first.0,
         pages: run.pages,
-        region: region.map_or_else(String::new, |region| regions::name(region).to_string()),
+        region: region.map_or_else(String::new, regions::name),
         address: region.map_or(0, |region| region.address_of(run.first)),
         error: run.error.to_string(),
     }

@@ -6,6 +6,7 @@ use crate::failure::Failure;
 use crate::origin;
 use crate::output::PendingFile;
 use crate::priority;
+use crate::terminal::say;
 use serde::Serialize;
 use snapshot_format::{
     Compression, Metadata, SnapshotId, Source, Summary, WriteError, Writer, WriterOptions,
@@ -195,7 +196,7 @@ impl Written {
             print_json(&self.json(more))
         } else {
             if !writing.quiet {
-                eprintln!("{}{people}", self.sentence());
+                say(&format!("{}{people}", self.sentence()));
             }
             Ok(())
         }

@@ -11,8 +11,13 @@ pub(super) struct Patience {
 }
 
 impl Patience {
-    pub(super) fn until(deadline: Instant) -> Self {
-        Self { deadline, looks: 0 }
+    /// For so long, a year at most: no clock goes on for ever.
+    pub(super) fn lasting(time: Duration) -> Self {
+        const LONG_ENOUGH: Duration = Duration::from_secs(365 * 24 * 3600);
+        Self {
+            deadline: Instant::now() + time.min(LONG_ENOUGH),
+            looks: 0,
+        }
     }
 
     /// Waits a little. False when the time is over.

@@ -158,7 +158,7 @@ fn send_sigstop(pid: i32, thread: &Stopped) -> Result<(), TraceError> {
 
 fn await_state_stopped(pid: i32, tid: i32) -> Result<(), TraceError> {
     const MORE_THAN_ENOUGH: Duration = Duration::from_secs(5);
-    let mut patience = Patience::until(Instant::now() + MORE_THAN_ENOUGH);
+    let mut patience = Patience::lasting(MORE_THAN_ENOUGH);
     loop {
         match ThreadStat::read(tid) {
             Ok(stat) if stat.state == 'T' => return Ok(()),

@@ -1,7 +1,7 @@
 //! Stopping every thread of a process, although it may be creating new ones meanwhile.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -53,7 +53,7 @@ impl Roundup {
     /// Passes over the list of threads until one finds nothing new. Only a running thread can create another one, so
     /// when all known ones stand still and the kernel counts no more than those, that is all.
     fn complete(&mut self) -> Result<(), TraceError> {
-        let mut patience = Patience::until(Instant::now() + self.timeout);
+        let mut patience = Patience::lasting(self.timeout);
         loop {
             self.seize_new_ones()?;
             self.wait_for_all(&mut patience)?;

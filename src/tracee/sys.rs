@@ -22,8 +22,9 @@ pub(super) enum Waited {
     Ended,
 }
 
-/// Asks, without blocking, what happened to a tracee. The end of one is left for its parent to reap unless `reap`.
-pub(super) fn wait(tid: Pid, reap: bool) -> Result<Waited, Errno> {
+/// Asks, without blocking, what happened to a tracee. The end of one is left for its parent to reap unless `reap`, which is
+/// asked only then: the answer takes files of /proc whose cost grows with the number of threads.
+pub(super) fn wait(tid: Pid, reap: impl FnOnce() -> bool) -> Result<Waited, Errno> {
     // Look without consuming: a report of the end must stay where the process's parent can find it.
     let Some((code, status)) = wait_id(tid, libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT)? else {
         return Ok(Waited::Nothing);
@@ -35,7 +36,7 @@ pub(super) fn wait(tid: Pid, reap: bool) -> Result<Waited, Errno> {
             Ok(Waited::Stopped(status))
         }
         _ => {
-            if reap {
+            if reap() {
                 wait_id(tid, libc::WEXITED)?;
             }
             Ok(Waited::Ended)

@@ -1,7 +1,7 @@
 //! One thread under ptrace, its state in its type.
 
 use std::marker::PhantomData;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
@@ -100,7 +100,7 @@ impl Running {
     /// [`TraceError::Ptrace`].
     pub fn poll(self) -> Result<Polled, TraceError> {
         let tid = self.tid;
-        match sys::wait(tid, should_reap(tid)) {
+        match sys::wait(tid, || should_reap(tid)) {
             Ok(Waited::Nothing) => Ok(Polled::Running(self)),
             Ok(Waited::Stopped(status)) => Ok(Polled::Stopped(self.into_stopped(cause_of(status)))),
             Ok(Waited::Ended) => {
@@ -139,7 +139,7 @@ impl Drop for Running {
     /// Only a stopped thread can be let go. One that is still running stays traced until this thread ends, then the
     /// kernel lets it go.
     fn drop(&mut self) {
-        if let Ok(Waited::Stopped(status)) = sys::wait(self.tid, should_reap(self.tid)) {
+        if let Ok(Waited::Stopped(status)) = sys::wait(self.tid, || should_reap(self.tid)) {
             drop(Stopped {
                 tid: self.tid,
                 cause: cause_of(status),
@@ -252,8 +252,8 @@ fn reap(tid: Pid) {
     if !should_reap(tid) {
         return;
     }
-    let mut patience = Patience::until(Instant::now() + LONG_ENOUGH);
-    while sys::wait(tid, true) == Ok(Waited::Nothing) && patience.wait() {}
+    let mut patience = Patience::lasting(LONG_ENOUGH);
+    while sys::wait(tid, || true) == Ok(Waited::Nothing) && patience.wait() {}
 }
 
 /// Takes apart the status of a stop: low byte signal, second byte event.

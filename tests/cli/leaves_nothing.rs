@@ -44,10 +44,10 @@ fn a_killed_or_interrupted_pack_leaves_nothing() {
 }
 
 /// A file system of `size` bytes, unmounted when dropped.
-struct SmallDisk(PathBuf);
+pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn new(at: &Path, size: usize) -> Self {
+    pub(crate) fn new(at: &Path, size: usize) -> Self {
         fs::create_dir(at).expect("a folder");
         let options = format!("size={size}");
         mount(

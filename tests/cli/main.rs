@@ -5,6 +5,7 @@ mod documented;
 mod errors;
 mod leaves_nothing;
 mod pack;
+mod reviewed;
 
 use std::fs;
 use std::path::{Path, PathBuf};
