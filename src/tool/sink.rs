@@ -27,9 +27,9 @@ impl PageSink for SnapshotSink<'_> {
     fn begin_region(&mut self, region: &Region) -> Result<(), SinkError> {
         // A name is information; one that is too long is no reason to have no snapshot.
         let mut region = region.clone();
-        region
-            .name
-            .truncate(region.name.floor_char_boundary(MAX_NAME));
+        while region.name.len() > MAX_NAME {
+            region.name.pop();
+        }
         self.take(|writer| writer.begin_region(region))
     }
 

@@ -95,7 +95,7 @@ impl StoppedProcess {
     /// # Errors
     /// [`TraceError::Ended`].
     pub fn check_still_there(&self) -> Result<(), TraceError> {
-        match ThreadStat::read(self.memory_tid()) {
+        match ThreadStat::read_in(self.pid, self.memory_tid()) {
             Ok(stat) if stat.state == 't' => Ok(()),
             _ => Err(TraceError::Ended { pid: self.pid }),
         }

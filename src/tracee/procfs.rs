@@ -36,6 +36,16 @@ impl ThreadStat {
         Self::parse(&text).ok_or_else(|| malformed(tid, "stat"))
     }
 
+    /// The same of a thread whose process is known. What `/proc/TID/stat` says beyond it is summed over all threads of
+    /// the process, which takes its time where there are thousands.
+    ///
+    /// # Errors
+    /// Those of [`Self::read`].
+    pub fn read_in(process: i32, tid: i32) -> Result<Self, TraceError> {
+        let text = read_proc_file(tid, format!("/proc/{process}/task/{tid}/stat"))?;
+        Self::parse(&text).ok_or_else(|| malformed(tid, "stat"))
+    }
+
     /// The name stands in parentheses and may itself contain parentheses and spaces, hence the last one counts.
     fn parse(text: &str) -> Option<Self> {
         let (head, tail) = text.rsplit_once(')')?;
@@ -149,7 +159,11 @@ pub(super) fn yama_hint() -> String {
 }
 
 fn read_thread_file(tid: i32, file: &str) -> Result<String, TraceError> {
-    let path = PathBuf::from(format!("/proc/{tid}/{file}"));
+    read_proc_file(tid, format!("/proc/{tid}/{file}"))
+}
+
+fn read_proc_file(tid: i32, path: String) -> Result<String, TraceError> {
+    let path = PathBuf::from(path);
     // A thread's name may be any bytes.
     match std::fs::read(&path) {
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
