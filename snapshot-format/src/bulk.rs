@@ -21,7 +21,7 @@ pub enum Piece<'a> {
 }
 
 /// Decode the pages of `range` on `threads` threads and give them to `consume` in order, every page once. At most about
-/// 256 KiB, or a frame if that is larger, for each of `2 * threads + 2` are in memory.
+/// 256 KiB, or a frame if that is larger, for each of `4 * threads + 2` are in memory.
 ///
 /// # Errors
 /// The first error in page order, of reading or of `consume`. Pages before it have been consumed. A page that was lost

@@ -29,7 +29,8 @@ pub(crate) fn in_order<W: Work, E>(
     mut consume: impl FnMut(&mut W::Room) -> Result<(), E>,
 ) -> Result<(), E> {
     let threads = threads.max(1);
-    let rooms = 2 * threads + 2;
+    // So many that the threads need not stop when the consumer is not scheduled for a moment.
+    let rooms = 4 * threads + 2;
     let units = Mutex::new(units.enumerate());
     thread::scope(|scope| {
         let (free, free_out) = bounded(rooms);
