@@ -89,12 +89,15 @@ fn start(bar: ProgressBar, counts: Arc<Counts>) -> Option<(Sender<()>, JoinHandl
     let (end, ended) = channel();
     let draw = move || {
         let mut styled_for = None;
-        while ended.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
+        loop {
             let total = counts.total.load(Ordering::Relaxed);
             if styled_for.replace(total) != Some(total) {
                 style(&bar, total);
             }
             bar.set_position(counts.done.load(Ordering::Relaxed));
+            if ended.recv_timeout(INTERVAL) != Err(RecvTimeoutError::Timeout) {
+                break;
+            }
         }
         bar.finish_and_clear();
     };
@@ -106,10 +109,13 @@ fn style(bar: &ProgressBar, total: u64) {
     let template = if total == UNKNOWN {
         "{msg} {spinner} {bytes}  {bytes_per_sec}"
     } else {
-        bar.set_length(total);
         "{msg} {wide_bar} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left"
     };
+    // The style first: the length is drawn at once.
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
+    }
+    if total != UNKNOWN {
+        bar.set_length(total);
     }
 }

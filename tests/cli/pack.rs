@@ -180,7 +180,7 @@ fn progress_is_for_terminals_and_quiet_is_quiet() {
         .output()
         .expect("script(1) of util-linux");
     let shown = String::from_utf8_lossy(&on_terminal.stdout);
-    for part in ["packing", "MiB/s", "left"] {
+    for part in ["packing", "32.00 MiB", "B/s", "left"] {
         assert!(shown.contains(part), "no {part:?} in {shown:?}");
     }
 }
