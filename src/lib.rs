@@ -3,6 +3,7 @@
 //! Dependencies point one way: `cli` says what was typed, [`tool`] does it; `tool` uses [`capture`], `capture` uses
 //! [`tracee`], and they know the file only through the crate `snapshot_format`. ARCHITECTURE.md has the whole picture.
 
+pub mod addr;
 pub mod capture;
 pub mod cli;
 pub mod failure;
@@ -10,6 +11,9 @@ mod origin;
 pub mod output;
 mod priority;
 pub mod progress;
+pub mod session;
+pub mod space;
 pub mod terminal;
 pub mod tool;
 pub mod tracee;
+pub mod uffd;
