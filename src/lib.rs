@@ -12,6 +12,7 @@ pub mod output;
 mod priority;
 pub mod progress;
 pub mod session;
+pub mod source;
 pub mod space;
 pub mod terminal;
 pub mod tool;
