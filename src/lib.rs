@@ -11,6 +11,7 @@ mod origin;
 pub mod output;
 mod priority;
 pub mod progress;
+pub mod serve;
 pub mod session;
 pub mod source;
 pub mod space;
