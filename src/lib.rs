@@ -7,6 +7,7 @@ pub mod addr;
 pub mod capture;
 pub mod cli;
 pub mod failure;
+pub mod handover;
 mod origin;
 pub mod output;
 mod priority;

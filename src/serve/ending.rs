@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::Target;
 use super::engine::{Engine, tell};
 use crate::addr::AddrRange;
 use crate::session::{OnFailure, SpaceId, Turn};

@@ -155,14 +155,11 @@ impl Worker {
     fn do_it(&mut self, (request, mut block): Job, purpose: Purpose) {
         let reader = &mut self.reader;
         let read = catch_unwind(AssertUnwindSafe(|| match purpose {
-            Purpose::Demand => {
-                reader.read(request.page, request.needed, &request.welcome, &mut block)
-            }
             // Pages of huge mappings come one by one, each as a whole.
-            Purpose::Fill if request.needed > 1 => {
+            Purpose::Fill if request.needed == 1 => reader.read_all(&request.welcome, &mut block),
+            Purpose::Fill | Purpose::Demand => {
                 reader.read(request.page, request.needed, &request.welcome, &mut block);
             }
-            Purpose::Fill => reader.read_all(&request.welcome, &mut block),
         }));
         if read.is_err() {
             block.clear();

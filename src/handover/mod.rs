@@ -1,0 +1,3 @@
+//! Getting hold of a target.
+
+pub mod placement;
