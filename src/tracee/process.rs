@@ -63,6 +63,26 @@ impl StoppedProcess {
         self.pid
     }
 
+    /// The ids of the threads that stand still, in ascending order.
+    #[must_use]
+    pub fn thread_ids(&self) -> Vec<i32> {
+        self.threads.keys().copied().collect()
+    }
+
+    /// One of the threads, None if this process has no such thread.
+    #[must_use]
+    pub fn thread(&self, tid: i32) -> Option<&Stopped> {
+        self.threads.get(&tid)
+    }
+
+    pub(super) fn thread_mut(&mut self, tid: i32) -> Option<&mut Stopped> {
+        self.threads.get_mut(&tid)
+    }
+
+    pub(super) fn all_threads(&self) -> impl Iterator<Item = &Stopped> {
+        self.threads.values()
+    }
+
     /// How many threads stand still.
     #[must_use]
     pub fn threads(&self) -> usize {
