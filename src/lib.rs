@@ -6,6 +6,7 @@
 pub mod addr;
 pub mod capture;
 pub mod cli;
+pub mod daemon;
 pub mod failure;
 pub mod handover;
 mod origin;

@@ -350,9 +350,5 @@ fn reserve() -> Option<OwnedFd> {
 
 /// Says one line about the target.
 pub(super) fn tell(target: &Target, what: &str) {
-    say(&format!(
-        "uffd-restore: {} ({}): {what}",
-        target.pid,
-        crate::terminal::printable(&target.name)
-    ));
+    say(&format!("uffd-restore: {}: {what}", target.describe()));
 }

@@ -34,6 +34,12 @@ impl Target {
         Ok(Self { pid, name, pidfd })
     }
 
+    /// For messages.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        format!("{} ({})", self.pid, crate::terminal::printable(&self.name))
+    }
+
     /// Sends SIGKILL. A process that has ended already is no error.
     ///
     /// # Errors

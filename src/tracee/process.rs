@@ -121,6 +121,19 @@ impl StoppedProcess {
         }
     }
 
+    /// From now until it is let go: if this program ends, whatever ends it, the kernel kills the process
+    /// (PTRACE_O_EXITKILL). For when it must not go on as it is. A remote call in a thread takes it back for that thread.
+    ///
+    /// # Errors
+    /// [`TraceError::Ptrace`]; [`TraceError::Ended`] when the process was killed.
+    pub fn kill_if_we_die(&mut self) -> Result<(), TraceError> {
+        for thread in self.threads.values() {
+            sys::set_options(thread.tid(), sys::EXIT_KILL)
+                .map_err(|errno| thread.failed("set the trace options of", errno))?;
+        }
+        Ok(())
+    }
+
     /// Lets all threads go on as if they had never been stopped.
     ///
     /// # Errors

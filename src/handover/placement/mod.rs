@@ -46,6 +46,8 @@ pub struct Place {
     pub kind: Kind,
     /// The mapping is locked into memory.
     pub locked: bool,
+    /// A mapping that is to be made holds code.
+    pub executable: bool,
     /// The mapping, for messages.
     pub name: String,
 }
@@ -234,6 +236,7 @@ fn piece(
         },
         kind,
         locked: flags.locked,
+        executable: false,
         name: line.to_string(),
     })
 }
@@ -259,6 +262,7 @@ fn mapped(spot: &Spot<'_>) -> Result<Place, PlacementError> {
             ..Kind::PRIVATE
         },
         locked: false,
+        executable: region.protection.exec,
         name: format!("{:?}", region.name),
     })
 }
