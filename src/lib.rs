@@ -6,6 +6,7 @@
 pub mod capture;
 pub mod cli;
 pub mod failure;
+pub mod handover;
 mod origin;
 pub mod output;
 mod priority;
