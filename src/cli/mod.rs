@@ -1,4 +1,4 @@
 //! What may be typed. No I/O.
 
-pub mod snapshot;
 pub mod restore;
+pub mod snapshot;

@@ -99,7 +99,12 @@ mod tests {
         let parse = |words: &[&str]| Cli::try_parse_from([&["uffd-restore"], words].concat());
         assert!(parse(&["--snapshot", "x", "--pid", "1"]).is_ok());
         assert!(parse(&["--check"]).is_ok());
-        for bad in [&[][..], &["--snapshot", "x"], &["--pid", "1"], &["--check", "--pid", "1"]] {
+        for bad in [
+            &[][..],
+            &["--snapshot", "x"],
+            &["--pid", "1"],
+            &["--check", "--pid", "1"],
+        ] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
     }

@@ -16,10 +16,14 @@ use crate::tool;
 
 pub(super) fn run(args: Cli) -> Result<ExitCode, Failure> {
     // Both are there unless --check is.
-    let (path, pid) = (args.snapshot.unwrap_or_default(), args.pid.unwrap_or_default());
+    let (path, pid) = (
+        args.snapshot.unwrap_or_default(),
+        args.pid.unwrap_or_default(),
+    );
     let ready = args.ready_fd.map(ReadyDescriptor::take).transpose()?;
     // Before there is any other thread, and before the target is touched.
-    serve::hold_signals().map_err(|errno| Failure::Usage(format!("cannot hold signals: {errno}")))?;
+    serve::hold_signals()
+        .map_err(|errno| Failure::Usage(format!("cannot hold signals: {errno}")))?;
     raise_descriptors();
     let snapshot = tool::open(&path)?;
     let source = SnapshotSource::new(Arc::clone(&snapshot));

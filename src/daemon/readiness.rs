@@ -19,7 +19,9 @@ impl ReadyDescriptor {
     pub(super) fn take(number: RawFd) -> Result<Self, Failure> {
         let usage = |why| Failure::Usage(format!("--ready-fd {number}: {why}"));
         if number <= 2 {
-            return Err(usage("0, 1 and 2 have other uses: pass another one, as in 3>FILE"));
+            return Err(usage(
+                "0, 1 and 2 have other uses: pass another one, as in 3>FILE",
+            ));
         }
         // SAFETY: the descriptor is ours if it is open at all, which the next line finds out: nothing in this program has
         // opened one before the command line was read.

@@ -57,15 +57,23 @@ pub(super) fn done(target: &str, report: &Report, quiet: bool, json: bool) -> Re
         counts.demand, counts.neighbours, counts.prefill, counts.zero, counts.removed
     )];
     if counts.poisoned > 0 {
-        parts.push(format!("{} poisoned", tool::counted(counts.poisoned, "page")));
+        parts.push(format!(
+            "{} poisoned",
+            tool::counted(counts.poisoned, "page")
+        ));
     }
     if counts.untracked > 0 {
-        parts.push(format!("{} of memory that was not registered any more", tool::counted(counts.untracked, "page")));
+        parts.push(format!(
+            "{} of memory that was not registered any more",
+            tool::counted(counts.untracked, "page")
+        ));
     }
     if counts.forks > 0 {
         parts.push(tool::counted(counts.forks, "fork"));
     }
-    if let (Some(median), Some(most)) = (report.latency.quantile(0.5), report.latency.quantile(0.99)) {
+    if let (Some(median), Some(most)) =
+        (report.latency.quantile(0.5), report.latency.quantile(0.99))
+    {
         parts.push(format!(
             "{}, p50 {}, p99 {}",
             tool::counted(report.latency.count(), "fault"),
@@ -73,7 +81,11 @@ pub(super) fn done(target: &str, report: &Report, quiet: bool, json: bool) -> Re
             time(most)
         ));
     }
-    say(&format!("uffd-restore: {target}: {how}: {}; {}", parts.join("; "), time(report.time)));
+    say(&format!(
+        "uffd-restore: {target}: {how}: {}; {}",
+        parts.join("; "),
+        time(report.time)
+    ));
     Ok(())
 }
 
@@ -123,7 +135,12 @@ struct Events {
 impl From<&Report> for DoneJson {
     fn from(report: &Report) -> Self {
         let counts = &report.counts;
-        let quantile = |part| report.latency.quantile(part).map(|time| time.as_secs_f64() * 1e6);
+        let quantile = |part| {
+            report
+                .latency
+                .quantile(part)
+                .map(|time| time.as_secs_f64() * 1e6)
+        };
         Self {
             event: "done",
             outcome: match report.outcome {

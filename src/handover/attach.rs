@@ -15,14 +15,14 @@ use std::time::Duration;
 
 use snapshot_format::{Snapshot, Source};
 
-use super::contents::Contents;
 use super::attach_error::AttachError;
+use super::contents::Contents;
 use super::memory::{Present, drop_content, map_missing, present_pages};
 use super::placement::{Choice, Place, Situation, Way, place};
 use super::{create, must_be_present};
 use crate::addr::{Addr, AddrRange};
-use crate::capture::plan::candidates;
 use crate::capture::TargetIdentity;
+use crate::capture::plan::candidates;
 use crate::serve::{Handover, Target};
 use crate::session::OnFailure;
 use crate::source::PageSource;
@@ -75,7 +75,13 @@ pub fn attach(
     process.check_still_there()?;
     let prepared = prepared?;
     let target = prepared.target;
-    let done = match replace(&mut process, &prepared.places, &prepared.userfaultfd, prepared.contents, prepared.eager) {
+    let done = match replace(
+        &mut process,
+        &prepared.places,
+        &prepared.userfaultfd,
+        prepared.contents,
+        prepared.eager,
+    ) {
         Ok(done) => done,
         Err(error) => {
             process.check_still_there()?;
@@ -94,7 +100,11 @@ pub fn attach(
             userfaultfd: prepared.userfaultfd,
             space: done.space,
         },
-        lazy: prepared.places.iter().filter(|place| place.way != Way::Eager).count(),
+        lazy: prepared
+            .places
+            .iter()
+            .filter(|place| place.way != Way::Eager)
+            .count(),
         eager_bytes: done.eager_bytes,
         stood_still: released.stood_still,
     })
@@ -126,21 +136,35 @@ fn prepare<'a>(
         mappings: &mappings,
         choices: options.choices,
     })?;
-    let target = Target::open(pid, identity.name).map_err(|errno| AttachError::own("follow", pid, errno))?;
+    let target =
+        Target::open(pid, identity.name).map_err(|errno| AttachError::own("follow", pid, errno))?;
     let eager: Vec<Addr> = must_be_present(process)?.into_iter().map(Addr).collect();
     let mut contents = Contents::new(source);
     contents.check(&places, &eager)?;
     let userfaultfd = Userfaultfd::from(create(process)?);
-    userfaultfd.agree(features).map_err(|errno| AttachError::Agree { pid, errno })?;
+    userfaultfd
+        .agree(features)
+        .map_err(|errno| AttachError::Agree { pid, errno })?;
     rehearse(&userfaultfd, &places)?;
     map_missing(process, &places)?;
-    Ok(Prepared { target, places, userfaultfd, contents, eager })
+    Ok(Prepared {
+        target,
+        places,
+        userfaultfd,
+        contents,
+        eager,
+    })
 }
 
 /// True when the target is the very process that the snapshot was taken of.
 fn is_source(source: &Source, identity: &TargetIdentity) -> bool {
     match source {
-        Source::Process { pid, start_time, boot_id, .. } => {
+        Source::Process {
+            pid,
+            start_time,
+            boot_id,
+            ..
+        } => {
             u64::try_from(identity.pid) == Ok(*pid)
                 && identity.start_ticks == *start_time
                 && !boot_id.is_empty()
@@ -151,9 +175,18 @@ fn is_source(source: &Source, identity: &TargetIdentity) -> bool {
 }
 
 /// What the kernel must be able to do for this snapshot.
-fn wanted_features(snapshot: &Snapshot<File>, on_failure: OnFailure) -> Result<Features, AttachError> {
+fn wanted_features(
+    snapshot: &Snapshot<File>,
+    on_failure: OnFailure,
+) -> Result<Features, AttachError> {
     let have = Features::of_this_kernel().map_err(AttachError::Unavailable)?;
-    let regions = || snapshot.regions().as_slice().iter().map(|region| &region.region);
+    let regions = || {
+        snapshot
+            .regions()
+            .as_slice()
+            .iter()
+            .map(|region| &region.region)
+    };
     let mut wanted = Features::EVENTS.and(Features::THREAD_ID);
     if regions().any(|region| region.shared) {
         wanted = wanted.and(Features::SHMEM);
@@ -163,7 +196,9 @@ fn wanted_features(snapshot: &Snapshot<File>, on_failure: OnFailure) -> Result<F
     }
     let missing: Vec<&str> = wanted.missing_in(have).names().collect();
     if !missing.is_empty() {
-        return Err(AttachError::KernelTooOld { missing: missing.join(", ") });
+        return Err(AttachError::KernelTooOld {
+            missing: missing.join(", "),
+        });
     }
     // For whatever kind the user sends regions to.
     Ok(wanted.and(Features::SHMEM.and(Features::HUGETLBFS).common(have)))
@@ -177,7 +212,10 @@ fn rehearse(userfaultfd: &Userfaultfd, places: &[Place]) -> Result<(), AttachErr
     for place in places.iter().filter(|place| place.way == Way::Lazy) {
         userfaultfd
             .unregister(place.mapping)
-            .map_err(|errno| AttachError::Register { mapping: place.name.clone(), errno })?;
+            .map_err(|errno| AttachError::Register {
+                mapping: place.name.clone(),
+                errno,
+            })?;
     }
     Ok(())
 }
@@ -186,7 +224,10 @@ fn register(userfaultfd: &Userfaultfd, place: &Place) -> Result<(), AttachError>
     userfaultfd
         .register(place.mapping)
         .map(drop)
-        .map_err(|errno| AttachError::Register { mapping: place.name.clone(), errno })
+        .map_err(|errno| AttachError::Register {
+            mapping: place.name.clone(),
+            errno,
+        })
 }
 
 /// What is there after the memory was replaced.

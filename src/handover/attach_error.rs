@@ -105,13 +105,17 @@ fn unavailable(error: &NewError) -> String {
             "not permitted to use userfaultfd (/dev/userfaultfd: {device}): run as root, make the device readable and writable \
              for this user, or set the sysctl vm.unprivileged_userfaultfd to 1"
         ),
-        NewError::Other(errno) => format!("cannot create a userfaultfd: {errno}: see `uffd-restore --check`"),
+        NewError::Other(errno) => {
+            format!("cannot create a userfaultfd: {errno}: see `uffd-restore --check`")
+        }
     }
 }
 
 fn register_advice(errno: Errno) -> &'static str {
     match errno {
-        Errno::EBUSY => "another userfaultfd owns it; is another uffd-restore running for this target? End that first",
+        Errno::EBUSY => {
+            "another userfaultfd owns it; is another uffd-restore running for this target? End that first"
+        }
         Errno::ENOMEM => "the process has too many mappings: raise the sysctl vm.max_map_count",
         _ => "the kernel cannot serve faults of this kind of memory: leave it out with --region",
     }

@@ -44,13 +44,23 @@ impl<'a> Contents<'a> {
     }
 
     /// Writes the page of the mapping that has this address.
-    pub(super) fn write_page(&mut self, place: &Place, page: Addr, memory: &TargetMemory) -> Result<u64, AttachError> {
+    pub(super) fn write_page(
+        &mut self,
+        place: &Place,
+        page: Addr,
+        memory: &TargetMemory,
+    ) -> Result<u64, AttachError> {
         let range = AddrRange::at(page.page(place.kind.page_bytes), place.kind.page_bytes);
         self.write_all(place, range, memory)
     }
 
     /// Writes a range of a place. Returns how many bytes that are.
-    pub(super) fn write_all(&mut self, place: &Place, range: AddrRange, memory: &TargetMemory) -> Result<u64, AttachError> {
+    pub(super) fn write_all(
+        &mut self,
+        place: &Place,
+        range: AddrRange,
+        memory: &TargetMemory,
+    ) -> Result<u64, AttachError> {
         self.for_each_part(place, range, |at, bytes| Ok(memory.write(at.0, bytes)?))?;
         Ok(range.len())
     }
@@ -68,12 +78,21 @@ impl<'a> Contents<'a> {
             let pages = pages_of(place, part);
             self.reader.read_all(&pages, &mut self.block);
             for piece in &self.block.pieces {
-                let at = part.start.plus((piece.pages.start - pages.start) * PAGE_BYTES);
+                let at = part
+                    .start
+                    .plus((piece.pages.start - pages.start) * PAGE_BYTES);
                 match &piece.what {
                     What::Zero => zeros(at, piece.pages.end - piece.pages.start, &mut each)?,
-                    What::Bytes(_) => each(at, self.block.bytes_of(piece, &piece.pages).unwrap_or_default())?,
+                    What::Bytes(_) => each(
+                        at,
+                        self.block.bytes_of(piece, &piece.pages).unwrap_or_default(),
+                    )?,
                     What::Bad(why) => {
-                        return Err(AttachError::BadPage { mapping: place.name.clone(), at, why: why.clone() });
+                        return Err(AttachError::BadPage {
+                            mapping: place.name.clone(),
+                            at,
+                            why: why.clone(),
+                        });
                     }
                 }
             }

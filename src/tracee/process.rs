@@ -122,13 +122,14 @@ impl StoppedProcess {
     }
 
     /// From now until it is let go: if this program ends, whatever ends it, the kernel kills the process
-    /// (PTRACE_O_EXITKILL). For when it must not go on as it is. A remote call in a thread takes it back for that thread.
+    /// (PTRACE_O_EXITKILL). For when it must not go on as it is.
     ///
     /// # Errors
     /// [`TraceError::Ptrace`]; [`TraceError::Ended`] when the process was killed.
     pub fn kill_if_we_die(&mut self) -> Result<(), TraceError> {
-        for thread in self.threads.values() {
-            sys::set_options(thread.tid(), sys::EXIT_KILL)
+        for thread in self.threads.values_mut() {
+            thread.lasting_options = sys::EXIT_KILL;
+            sys::set_options(thread.tid(), thread.lasting_options)
                 .map_err(|errno| thread.failed("set the trace options of", errno))?;
         }
         Ok(())

@@ -144,7 +144,8 @@ impl<'p> RemoteCaller<'p> {
     fn suspend_filters(&mut self) -> Result<(), TraceError> {
         let tid = self.thread.tid();
         let failed = |errno| self.thread.failed("set the trace options of", errno);
-        match sys::set_options(tid, sys::TELL_CALLS_FROM_TRAPS | sys::SUSPEND_SECCOMP) {
+        let basic = sys::TELL_CALLS_FROM_TRAPS | self.thread.lasting_options;
+        match sys::set_options(tid, basic | sys::SUSPEND_SECCOMP) {
             Ok(()) => return Ok(()),
             // Not permitted, or a kernel without.
             Err(Errno::EPERM | Errno::EINVAL) => {}
@@ -156,7 +157,7 @@ impl<'p> RemoteCaller<'p> {
                 tid: tid.as_raw(),
             });
         }
-        sys::set_options(tid, sys::TELL_CALLS_FROM_TRAPS).map_err(failed)
+        sys::set_options(tid, basic).map_err(failed)
     }
 
     /// Has the thread make a system call, and returns its result.
@@ -278,7 +279,7 @@ impl<'p> RemoteCaller<'p> {
         let registers = self.thread.set_registers(&self.registers);
         let mask = sys::set_signal_mask(tid, self.mask_before)
             .map_err(|errno| self.thread.failed("restore the signal mask of", errno));
-        let options = sys::set_options(tid, 0)
+        let options = sys::set_options(tid, self.thread.lasting_options)
             .map_err(|errno| self.thread.failed("reset the trace options of", errno));
         self.restored = true;
         idle.and(registers).and(mask).and(options)

@@ -20,7 +20,7 @@ use nix::sys::ptrace;
 use super::arch::CALL_INSTRUCTION_LEN;
 use super::error::TraceError;
 use super::patience::Patience;
-use super::procfs;
+use super::procfs::{self, ThreadStat};
 use super::remote_call::{Progress, RemoteCaller};
 use super::sys::{self, Waited};
 use super::thread::{StopCause, cause_of, should_reap};
@@ -123,20 +123,31 @@ impl RemoteCaller<'_> {
     fn wait(&mut self, timeout: Duration) -> Result<StopCause, TraceError> {
         let tid = self.thread.tid();
         let mut patience = Patience::lasting(timeout);
+        let mut looks = 0;
         loop {
             match sys::wait(tid, || should_reap(tid)) {
                 Ok(Waited::Stopped(status)) => return Ok(cause_of(status)),
-                Ok(Waited::Ended) | Err(Errno::ECHILD) => {
+                Ok(Waited::Nothing) if !self.has_ended(&mut looks) => {}
+                Ok(Waited::Ended | Waited::Nothing) | Err(Errno::ECHILD) => {
                     self.progress = Progress::Gone;
                     return Err(TraceError::Ended { pid: self.pid });
                 }
-                Ok(Waited::Nothing) => {}
                 Err(errno) => return Err(self.thread.failed("wait for", errno)),
             }
             if !patience.wait() {
                 return Err(procfs::not_stopping(self.pid, tid.as_raw(), timeout));
             }
         }
+    }
+
+    /// The end of a leader is not reported before all other threads have been reaped, and they are ours to reap: later.
+    /// Asked from time to time only, because the answer takes a file of /proc.
+    fn has_ended(&self, looks: &mut u32) -> bool {
+        const FROM_TIME_TO_TIME: u32 = 100;
+        *looks = looks.wrapping_add(1);
+        looks.is_multiple_of(FROM_TIME_TO_TIME)
+            && ThreadStat::read_in(self.pid, self.thread.tid().as_raw())
+                .map_or(true, |stat| stat.has_ended())
     }
 
     /// Out of whatever call the thread is in, so that its registers are its own again. Only after a failure is there anything to do.

@@ -96,6 +96,9 @@ pub(super) const TELL_CALLS_FROM_TRAPS: c_int = 1;
 /// `PTRACE_O_SUSPEND_SECCOMP` of `<linux/ptrace.h>`: no filter looks at what the tracee calls.
 pub(super) const SUSPEND_SECCOMP: c_int = 1 << 21;
 
+/// `PTRACE_O_EXITKILL`: the kernel kills the tracee when its tracer ends.
+pub(super) const EXIT_KILL: c_int = 1 << 20;
+
 /// PTRACE_SETOPTIONS.
 pub(super) fn set_options(tid: Pid, options: c_int) -> Result<(), Errno> {
     let no_address = std::ptr::null_mut::<libc::c_void>();

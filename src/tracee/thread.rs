@@ -31,6 +31,8 @@ pub struct Running {
 pub struct Stopped {
     tid: Pid,
     cause: StopCause,
+    /// Trace options that it has beyond those of a remote call (`PTRACE_O_*`).
+    pub(super) lasting_options: i32,
     /// The signal that stopped it is back in the queue (`remote_call.rs`) and needs no handing over any more.
     requeued: bool,
     bound: BoundToTracer,
@@ -128,6 +130,7 @@ impl Running {
             tid,
             cause,
             requeued: false,
+            lasting_options: 0,
             bound: PhantomData,
         }
     }
@@ -147,6 +150,7 @@ impl Drop for Running {
                 tid: self.tid,
                 cause: cause_of(status),
                 requeued: false,
+                lasting_options: 0,
                 bound: PhantomData,
             });
         }
@@ -243,6 +247,7 @@ impl Drop for Stopped {
             tid: self.tid,
             cause: self.cause,
             requeued: self.requeued,
+            lasting_options: self.lasting_options,
             bound: PhantomData,
         };
         drop(again.let_go());
