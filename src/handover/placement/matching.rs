@@ -1,12 +1,12 @@
 //! Finding the place of one region.
 
 use bytesize::ByteSize;
-use snapshot_format::{PlacedRegion, RegionKind};
+use snapshot_format::{PAGE_BYTES, PageNo, PlacedRegion, RegionKind};
 
 use super::choice::{Choice, without_suffix};
 use super::error::{PlacementError, describe, shortened};
 use super::{Situation, is_bound, range_at};
-use crate::addr::AddrRange;
+use crate::addr::{Addr, AddrRange};
 use crate::capture::backing::Backing;
 use crate::capture::select::{Candidate, list};
 
@@ -15,8 +15,13 @@ use crate::capture::select::{Candidate, list};
 pub(super) struct Spot<'a> {
     pub(super) region: &'a PlacedRegion,
     pub(super) at: AddrRange,
-    /// Nothing is mapped there.
-    pub(super) free: bool,
+}
+
+impl Spot<'_> {
+    /// The page of the snapshot that belongs at an address of the spot.
+    pub(super) fn page_at(&self, address: Addr) -> PageNo {
+        PageNo(self.region.first_page.0 + address.since(self.at.start) / PAGE_BYTES)
+    }
 }
 
 /// The place that a region has by itself.
@@ -32,11 +37,7 @@ pub(super) fn find<'a>(
         let elsewhere = by_name(situation, region);
         // A mapping of this name is the better place: it has moved.
         return match elsewhere.as_slice() {
-            [] => Ok(Spot {
-                region,
-                at: home,
-                free: true,
-            }),
+            [] => Ok(Spot { region, at: home }),
             _ => one_of(situation, region, &elsewhere),
         };
     }
@@ -45,7 +46,6 @@ pub(super) fn find<'a>(
         return Ok(Spot {
             region,
             at: range_of(exact),
-            free: false,
         });
     }
     if !named.is_empty() {
@@ -112,7 +112,8 @@ pub(super) fn chosen<'a>(
     }
 }
 
-/// This very place: wholly mapped, or wholly free.
+/// This very place: wholly mapped, or wholly free. Of a process that is rolled back parts may have been unmapped since: they
+/// are mapped again.
 fn at<'a>(
     situation: &Situation<'a>,
     region: &'a PlacedRegion,
@@ -127,12 +128,8 @@ fn at<'a>(
         .iter()
         .map(|candidate| range_of(candidate).common(place).len())
         .sum();
-    if covered == 0 || covered == place.len() {
-        return Ok(Spot {
-            region,
-            at: place,
-            free: covered == 0,
-        });
+    if covered == 0 || covered == place.len() || situation.same_process {
+        return Ok(Spot { region, at: place });
     }
     Err(PlacementError::TooSmall {
         region: describe(region),

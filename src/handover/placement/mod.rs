@@ -164,18 +164,28 @@ fn refuse_half_a_rollback(situation: &Situation<'_>) -> Result<(), PlacementErro
     })
 }
 
-/// A spot, cut at the borders of the target's mappings.
+/// A spot, cut at the borders of the target's mappings. Where there is none, it is to be made.
 fn pieces(situation: &Situation<'_>, spot: &Spot<'_>) -> Result<Vec<Place>, PlacementError> {
-    if spot.free {
-        return mapped(spot).map(|place| vec![place]);
-    }
     let mut places = Vec::new();
+    let mut rest = spot.at;
     for candidate in situation.mappings {
         let mapping = AddrRange::new(candidate.mapping.line.start, candidate.mapping.line.end);
         let at = mapping.common(spot.at);
-        if !at.is_empty() {
-            places.push(piece(spot, candidate, mapping, at)?);
+        if at.is_empty() {
+            continue;
         }
+        let gap = AddrRange {
+            end: at.start,
+            ..rest
+        };
+        if !gap.is_empty() {
+            places.push(mapped(spot, gap)?);
+        }
+        places.push(piece(spot, candidate, mapping, at)?);
+        rest.start = at.end;
+    }
+    if !rest.is_empty() {
+        places.push(mapped(spot, rest)?);
     }
     Ok(places)
 }
@@ -227,7 +237,7 @@ fn piece(
     }
     Ok(Place {
         at,
-        first: PageNo(spot.region.first_page.0 + at.start.since(spot.at.start) / PAGE_BYTES),
+        first: spot.page_at(at.start),
         mapping,
         way: if flags.hugetlb && way == Way::Eager {
             Way::Lazy
@@ -241,21 +251,21 @@ fn piece(
     })
 }
 
-/// A spot where nothing is mapped.
-fn mapped(spot: &Spot<'_>) -> Result<Place, PlacementError> {
+/// A part of a spot where nothing is mapped.
+fn mapped(spot: &Spot<'_>, at: AddrRange) -> Result<Place, PlacementError> {
     let region = &spot.region.region;
     let can_be_made = matches!(region.kind, RegionKind::Private | RegionKind::Raw)
         || (region.kind == RegionKind::Hugetlb && !region.shared);
     if !can_be_made || region.shared {
         return Err(PlacementError::NotThere {
             region: error::describe(spot.region),
-            at: spot.at.to_string(),
+            at: at.to_string(),
         });
     }
     Ok(Place {
-        at: spot.at,
-        first: spot.region.first_page,
-        mapping: spot.at,
+        at,
+        first: spot.page_at(at.start),
+        mapping: at,
         way: Way::Mapped,
         kind: Kind {
             page_bytes: region.page_size.bytes(),

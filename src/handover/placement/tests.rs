@@ -136,8 +136,27 @@ fn what_was_unmapped_since_is_mapped_again() {
     let regions = snapshot(vec![region(0x7000_0000, MIB, "")]);
     let places = decide(&regions, &[mapping(0x10_0000, MIB, "")], true, &[]).expect("it fits");
     assert_eq!(whereto(&places), [(0x7000_0000, MIB, 0, Way::Mapped)]);
-    let half = [mapping(0x7000_0000, MIB / 2, "")];
-    let error = decide(&regions, &half, true, &[]).expect_err("too small");
+    let holes = [
+        mapping(0x7000_0000, 0x1000, ""),
+        mapping(0x7000_3000, 0x1000, ""),
+    ];
+    let places = decide(&regions, &holes, true, &[]).expect("it fits");
+    assert_eq!(
+        whereto(&places),
+        [
+            (0x7000_0000, 0x1000, 0, Way::Lazy),
+            (0x7000_1000, 0x2000, 1, Way::Mapped),
+            (0x7000_3000, 0x1000, 3, Way::Lazy),
+            (0x7000_4000, MIB - 0x4000, 4, Way::Mapped),
+        ]
+    );
+}
+
+#[test]
+fn a_place_that_is_too_small_is_refused() {
+    let regions = snapshot(vec![region(0x7000_0000, MIB, "")]);
+    let half = [mapping(0x6000_0000, MIB / 2, "")];
+    let error = decide(&regions, &half, false, &["largest=0x60000000"]).expect_err("too small");
     assert!(matches!(error, PlacementError::TooSmall { .. }), "{error}");
     assert!(error.to_string().contains("512.0 KiB"), "{error}");
 }
