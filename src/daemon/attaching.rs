@@ -9,7 +9,7 @@ use super::summary;
 use crate::cli::restore::{Cli, OnFailureName, PrefillName};
 use crate::failure::Failure;
 use crate::handover::{self, Attached};
-use crate::serve::{self, Outcome, Prefill};
+use crate::serve::{self, Guard, Outcome, Prefill, ServeError};
 use crate::session::OnFailure;
 use crate::source::SnapshotSource;
 use crate::tool;
@@ -24,6 +24,10 @@ pub(super) fn run(args: Cli) -> Result<ExitCode, Failure> {
     // Before there is any other thread, and before the target is touched.
     serve::hold_signals()
         .map_err(|errno| Failure::Usage(format!("cannot hold signals: {errno}")))?;
+    let guard = Guard::start().map_err(|errno| ServeError::Kernel {
+        doing: "start the process that watches over this one",
+        errno,
+    })?;
     raise_descriptors();
     let snapshot = tool::open(&path)?;
     let source = SnapshotSource::new(Arc::clone(&snapshot));
@@ -37,6 +41,7 @@ pub(super) fn run(args: Cli) -> Result<ExitCode, Failure> {
         choices: &args.regions,
         stop_timeout: args.stop_timeout,
         on_failure,
+        guard: Some(&guard),
     };
     let attached = handover::attach(&snapshot, &source, &options)?;
     let serving = summary::serving(&attached, &path, args.json);
@@ -59,6 +64,7 @@ pub(super) fn run(args: Cli) -> Result<ExitCode, Failure> {
             ready.ready();
         }
     })?;
+    drop(guard);
     drop(pidfile);
     summary::done(&target, &report, args.quiet, args.json)?;
     Ok(match report.outcome {

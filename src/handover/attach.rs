@@ -23,7 +23,7 @@ use super::{create, must_be_present};
 use crate::addr::{Addr, AddrRange};
 use crate::capture::TargetIdentity;
 use crate::capture::plan::candidates;
-use crate::serve::{Handover, Target};
+use crate::serve::{Guard, Handover, Target};
 use crate::session::OnFailure;
 use crate::source::PageSource;
 use crate::space::AddressSpace;
@@ -41,6 +41,8 @@ pub struct Options<'a> {
     pub stop_timeout: Duration,
     /// What the kernel must be able to do.
     pub on_failure: OnFailure,
+    /// Who takes over the responsibility for the target when it goes on.
+    pub guard: Option<&'a Guard>,
 }
 
 /// A target that waits to be served, and what was done to it.
@@ -93,6 +95,10 @@ pub fn attach(
             });
         }
     };
+    // As long as it stands still the kernel kills it if this program ends.
+    if let Some(guard) = options.guard {
+        guard.watch(&target);
+    }
     let released = process.release()?;
     Ok(Attached {
         handover: Handover {

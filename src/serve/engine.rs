@@ -1,7 +1,7 @@
 //! The loop of one session. The only thread that reads its userfaultfds and installs its pages.
 
 use std::collections::BTreeSet;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,9 @@ use crate::uffd::{Stop, Userfaultfd};
 const LOOK_AROUND: Duration = Duration::from_millis(100);
 /// An address where hardly anybody has memory: see [`Userfaultfd::probe`].
 const NOWHERE: Addr = Addr(0x1_0000);
+
+/// The first address space of a session.
+const ROOT: SpaceId = SpaceId(0);
 
 /// A session and everything around it.
 pub(super) struct Engine {
@@ -71,7 +74,15 @@ pub fn serve(
     ready: impl FnOnce(),
 ) -> Result<Report, ServeError> {
     let started = Instant::now();
-    let mut engine = Engine::new(handover, source, options)?;
+    let (pool, poller) = match tools(&handover, source, options) {
+        Ok(tools) => tools,
+        Err(error) => {
+            // Its memory is gone already, and nobody will bring it.
+            handover.kill();
+            return Err(error);
+        }
+    };
+    let mut engine = Engine::new(handover, Supply::new(source, pool), poller, options);
     ready();
     // Whatever happens in the loop, nothing that is owed may become zeros.
     let ran = catch_unwind(AssertUnwindSafe(|| engine.run()));
@@ -82,32 +93,38 @@ pub fn serve(
     Ok(engine.report(started))
 }
 
+/// Everything that may fail to be had.
+fn tools(
+    handover: &Handover,
+    source: &dyn PageSource,
+    options: Options,
+) -> Result<(Pool, Poller), ServeError> {
+    let pool = Pool::start(source, options.jobs).map_err(ServeError::Thread)?;
+    let poller =
+        Poller::new(pool.bell(), handover.target.as_fd()).map_err(cannot("wait for events"))?;
+    poller
+        .add(ROOT, &handover.userfaultfd)
+        .map_err(cannot("watch the userfaultfd"))?;
+    Ok((pool, poller))
+}
+
 impl Engine {
-    fn new(
-        handover: Handover,
-        source: &dyn PageSource,
-        options: Options,
-    ) -> Result<Self, ServeError> {
-        let pool = Pool::start(source, options.jobs).map_err(ServeError::Thread)?;
-        let Handover {
-            target,
-            userfaultfd,
-            space,
-        } = handover;
-        let poller = Poller::new(pool.bell(), std::os::fd::AsFd::as_fd(&target))
-            .map_err(cannot("wait for events"))?;
+    fn new(handover: Handover, supply: Supply, poller: Poller, options: Options) -> Self {
         let mut session = Session::new(options.on_failure);
-        let owed = space.owes();
-        let root = session.add(userfaultfd, space);
-        let mut engine = Self {
+        let owed = handover.space.owes();
+        let root = session.add(handover.userfaultfd, handover.space);
+        debug_assert!(root == ROOT);
+        let hidden = options.quiet || options.prefill == Prefill::None;
+        Self {
             session,
-            supply: Supply::new(source, pool),
+            supply,
             poller,
-            target,
+            target: handover.target,
             root,
             options,
             filling: Filling::default(),
-            soon: BTreeSet::new(),
+            // What there is to read already, and address spaces that are owed nothing.
+            soon: BTreeSet::from([root]),
             stalls: 0,
             looked_around: Instant::now(),
             asked_to_end: 0,
@@ -115,19 +132,9 @@ impl Engine {
             failed: false,
             complaints: Complaints::default(),
             reserve: reserve(),
-            progress: Progress::new(
-                "restoring",
-                Some(owed),
-                options.quiet || options.prefill == Prefill::None,
-            ),
+            progress: Progress::new("restoring", Some(owed), hidden),
             progressed: owed,
-        };
-        engine
-            .watch(root)
-            .map_err(cannot("watch the userfaultfd"))?;
-        // What there is to read already, and address spaces that are owed nothing.
-        engine.soon.insert(root);
-        Ok(engine)
+        }
     }
 
     pub(super) fn watch(&mut self, id: SpaceId) -> nix::Result<()> {

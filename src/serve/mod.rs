@@ -9,12 +9,14 @@
 //! | `supply.rs`  | whether a fault's content is decoded by the loop or by the pool           |
 //! | `poller.rs`  | what can make the loop go on                                              |
 //! | `kernel.rs`  | the real kernel behind the rules of [`crate::session`]                    |
+//! | `guard.rs`   | [`Guard`]: what happens to the target when this program is killed         |
 //! | `target.rs`  | [`Target`]: the process, held by a descriptor                             |
 //! | `report.rs`  | [`Report`]: how it went                                                   |
 
 mod ending;
 mod engine;
 mod filling;
+mod guard;
 mod kernel;
 mod poller;
 mod pool;
@@ -22,11 +24,14 @@ mod report;
 mod supply;
 mod target;
 
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 pub use self::engine::serve;
+pub use self::guard::Guard;
 pub use self::poller::{ENDING_SIGNALS, hold_signals};
 pub use self::report::{Outcome, Report};
 pub use self::target::Target;
@@ -68,6 +73,18 @@ pub struct Handover {
     pub userfaultfd: Userfaultfd,
     /// What is registered and owed.
     pub space: AddressSpace,
+}
+
+impl Handover {
+    /// Kills the target, for its memory will not come, and waits until that can be seen by nobody.
+    pub fn kill(self) {
+        const LONG: Duration = Duration::from_secs(5);
+        // Should it not be permitted, the guard keeps the descriptor open, and the target waits.
+        let _ = self.target.kill();
+        let mut ended = [PollFd::new(self.target.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(LONG).unwrap_or(PollTimeout::MAX);
+        let _ = poll(&mut ended, timeout);
+    }
 }
 
 /// Why serving could not begin, or go on.
