@@ -324,10 +324,21 @@ fn creator(words: &[&str]) {
     }
     let mut stopped = stop(pid);
     let before = belongings(pid);
-    // The device, the target's memory, its pidfd, and none for what is to be fetched from it.
-    let ballast = (words[1] == "crowded").then(|| leave_free(3));
+    if words[1] == "crowded" {
+        // With each number another step is the one that fails.
+        let errors: Vec<String> = (0..6)
+            .filter_map(|free| {
+                let ballast = leave_free(free);
+                let created = handover::create(&mut stopped);
+                drop(ballast);
+                assert!(belongings(pid) == before, "left something behind");
+                created.err().map(|error| error.to_string())
+            })
+            .collect();
+        say(&errors.join(" "));
+        return;
+    }
     let created = handover::create(&mut stopped);
-    drop(ballast);
     assert!(belongings(pid) == before, "left something behind");
     match created {
         Ok(uffd) => {
