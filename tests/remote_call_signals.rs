@@ -166,6 +166,17 @@ fn flood(pid: i32, tid: i32, end: &AtomicBool) -> u64 {
     sent
 }
 
+fn stop_and_call(pid: i32, tid: i32) -> StopCause {
+    let mut stopped = stop(pid);
+    let cause = stopped.thread(tid).expect("there").cause();
+    let mut caller = stopped.caller_in(tid).expect("caller");
+    assert_calls(&mut caller);
+    assert_calls(&mut caller);
+    drop(caller);
+    stopped.release().expect("release");
+    cause
+}
+
 #[test]
 fn signals_at_any_moment_are_delivered_once() {
     for kind in ["running", "sleeping"] {
@@ -173,24 +184,29 @@ fn signals_at_any_moment_are_delivered_once() {
         let tid = hear_thread(&mut target);
         let pid = target.pid();
         let end = AtomicBool::new(false);
-        let sent = thread::scope(|scope| {
+        let mut sent = thread::scope(|scope| {
             let sender = scope.spawn(|| flood(pid, tid, &end));
-            let (mut caught, mut rounds) = (0, 0);
-            // Stops that catch a signal on its way are the interesting ones, and a matter of luck.
-            wait_until("stops that catch a signal on its way", || {
-                let mut stopped = stop(pid);
-                let cause = stopped.thread(tid).expect("there").cause();
-                caught += u32::from(matches!(cause, StopCause::Signal(_)));
-                let mut caller = stopped.caller_in(tid).expect("caller");
-                assert_calls(&mut caller);
-                assert_calls(&mut caller);
-                drop(caller);
-                stopped.release().expect("release");
-                rounds += 1;
-                rounds > 100 && caught > 2
-            });
+            for _ in 0..200 {
+                stop_and_call(pid, tid);
+            }
             end.store(true, Ordering::SeqCst);
             sender.join().expect("the sender")
+        });
+        // Stops that catch a signal on its way are the interesting ones, so here they are made likely: the thread is stopped
+        // again just as it begins to handle many.
+        let mut caught = 0;
+        wait_until("stops that catch a signal on its way", || {
+            kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("kill");
+            wait_until("the target to stop", || state(tid) == 'T');
+            for _ in 0..1000 {
+                send(pid, tid, QUEUED);
+                sent += 1;
+            }
+            kill(Pid::from_raw(pid), Signal::SIGCONT).expect("kill");
+            let cause = stop_and_call(pid, tid);
+            caught += u32::from(matches!(cause, StopCause::Signal(_)));
+            wait_until("all signals", || handled(&mut target)[0] >= sent);
+            caught > 2
         });
         wait_until("all signals", || handled(&mut target)[0] >= sent);
         assert_eq!(handled(&mut target), [sent, 0, 0, 0, 0], "{kind}");

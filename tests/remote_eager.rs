@@ -12,7 +12,7 @@ use std::thread;
 
 use sleepers::{leak, syscall};
 use support::area::{Area, PAGE};
-use support::{Target, hear, play_role, say};
+use support::{Target, hear, play_role, say, wait_until};
 use uffd_restore::handover;
 use uffd_restore::tracee::{DEFAULT_STOP_TIMEOUT, StoppedProcess};
 
@@ -36,17 +36,37 @@ fn target(_: &[&str]) {
         thread::spawn(|| {
             let addresses = settle_down();
             let words: Vec<String> = addresses.iter().map(u64::to_string).collect();
-            say(&format!("{} {}", nix::unistd::gettid(), words.join(" ")));
-            loop {
-                thread::park();
-            }
+            // The stack pointer at the border between two pages.
+            let stack = Area::private(2).address();
+            let border = stack + PAGE as u64;
+            let tid = nix::unistd::gettid();
+            say(&format!("{tid} {stack} {border} {}", words.join(" ")));
+            sleep_with_stack(border);
         });
     }
     // SAFETY: the C library's, which nobody changes.
     let first = unsafe { *environ };
-    say(&format!("0 {}", first.addr()));
+    // The arguments of the role alone are some pages of the environment.
+    let far = first.addr() + 2 * PAGE;
+    say(&format!("0 {} {far}", first.addr()));
     while hear().is_some() {}
     support::end();
+}
+
+fn sleep_with_stack(mut pointer: u64) {
+    // SAFETY: pause(2) never returns here, because no handler ever runs; if it did, the stack pointer would be put back.
+    unsafe {
+        std::arch::asm!(
+            "xchg rsp, {pointer}",
+            "syscall",
+            "xchg rsp, {pointer}",
+            pointer = inout(reg) pointer,
+            inout("rax") libc::SYS_pause => _,
+            out("rcx") _,
+            out("r11") _,
+        );
+    }
+    unreachable!("{pointer}");
 }
 
 fn settle_down() -> Vec<u64> {
@@ -55,12 +75,24 @@ fn settle_down() -> Vec<u64> {
     unsafe { std::arch::asm!("mov {}, fs:0", out(reg) pointer) };
     // SAFETY: a constant that the C library sets before main.
     let offset = unsafe { __rseq_offset };
-    let rseq = pointer.checked_add_signed(offset).expect("an address");
+    let glibc_rseq = pointer.checked_add_signed(offset).expect("an address");
 
     let area = |pages: usize| {
         let area = Area::private(pages);
         usize::try_from(area.address()).expect("an address")
     };
+    // Not where the C library has it: that is beside the control block.
+    const LEN: usize = 32;
+    const SIGNATURE: usize = 0x5305_3053;
+    const UNREGISTER: usize = 1;
+    let rseq = area(1);
+    for arguments in [
+        [glibc_rseq, LEN, UNREGISTER, SIGNATURE, 0, 0],
+        [rseq, LEN, 0, SIGNATURE, 0, 0],
+    ] {
+        assert_eq!(syscall(libc::SYS_rseq, arguments), 0);
+    }
+
     let cleared = area(1);
     syscall(libc::SYS_set_tid_address, [cleared, 0, 0, 0, 0, 0]);
 
@@ -75,13 +107,14 @@ fn settle_down() -> Vec<u64> {
         0
     );
 
-    // Head, an entry that points back to the head, and one that is being locked, each on a page of its own; the futex
+    // Head, two entries of which the second points back to the head, and one that is being locked, each on a page of its own; the futex
     // words lie two pages further on.
-    let [head, entry, pending] = [area(1), area(3), area(3)];
+    let [head, entry, second, pending] = [area(1), area(3), area(3), area(3)];
     for (address, words) in [
         // The lowest bit says something else and does not belong to the address.
         (head, [entry | 1, 2 * PAGE, pending]),
-        (entry, [head, 0, 0]),
+        (entry, [second, 0, 0]),
+        (second, [head, 0, 0]),
     ] {
         // SAFETY: mapped above, and used by this thread and the kernel only.
         unsafe { *std::ptr::with_exposed_provenance_mut::<[usize; 3]>(address) = words };
@@ -100,6 +133,8 @@ fn settle_down() -> Vec<u64> {
         head,
         entry,
         entry + 2 * PAGE,
+        second,
+        second + 2 * PAGE,
         pending,
         pending + 2 * PAGE,
     ]
@@ -109,8 +144,14 @@ fn settle_down() -> Vec<u64> {
 
 #[test]
 fn everything_that_the_target_says_is_in_the_set() {
-    let mut target = Target::start("target", "");
+    let mut target = Target::start("target", &"word ".repeat(PAGE));
     let said: Vec<Vec<u64>> = (0..3).map(|_| target.hear_numbers()).collect();
+    for line in said.iter().filter(|line| line[0] != 0) {
+        let call = || std::fs::read_to_string(format!("/proc/{}/syscall", line[0]));
+        wait_until("the thread to sleep", || {
+            call().is_ok_and(|text| text.starts_with("34 "))
+        });
+    }
     let mut stopped = StoppedProcess::stop(target.pid(), DEFAULT_STOP_TIMEOUT).expect("stop");
     let maps = || std::fs::read_to_string(format!("/proc/{}/maps", target.pid())).expect("maps");
     let before = maps();

@@ -216,7 +216,15 @@ fn it_serves_faults_of_kernel_mode_whatever_the_target_may_do() {
 
 /// Has only so many descriptors left as the word says.
 fn crowded(words: &[&str]) {
-    let free: usize = words[0].parse().expect("a number");
+    let open = leave_free(words[0].parse().expect("a number"));
+    say(&std::process::id().to_string());
+    while hear().is_some() {}
+    drop(open);
+    support::end();
+}
+
+/// Opens files until there is room for so many more.
+fn leave_free(free: usize) -> Vec<std::fs::File> {
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 64, 64)
         .expect("setrlimit");
     let mut open = Vec::new();
@@ -224,9 +232,7 @@ fn crowded(words: &[&str]) {
         open.push(file);
     }
     open.truncate(open.len() - free);
-    say(&std::process::id().to_string());
-    while hear().is_some() {}
-    support::end();
+    open
 }
 
 #[test]
@@ -298,7 +304,8 @@ fn a_process_whose_leader_has_ended_gets_one_through_another_thread() {
     target.finish();
 }
 
-/// Creates one for the process with this id: without the device, or without the right to suspend filters. Says how it went.
+/// Creates one for the process with this id: without the device, without the right to suspend filters, or with few
+/// descriptors. Says how it went.
 fn creator(words: &[&str]) {
     let pid: i32 = words[0].parse().expect("a pid");
     match words[1] {
@@ -312,10 +319,25 @@ fn creator(words: &[&str]) {
             nix::mount::mount(Some("none"), "/dev", Some("tmpfs"), none, None::<&str>)
                 .expect("hide the devices");
         }
-        _ => drop_cap_sys_admin(),
+        "powerless" => drop_cap_sys_admin(),
+        _ => {}
     }
     let mut stopped = stop(pid);
     let before = belongings(pid);
+    if words[1] == "crowded" {
+        // With each number another step is the one that fails.
+        let errors: Vec<String> = (0..6)
+            .filter_map(|free| {
+                let ballast = leave_free(free);
+                let created = handover::create(&mut stopped);
+                drop(ballast);
+                assert!(belongings(pid) == before, "left something behind");
+                created.err().map(|error| error.to_string())
+            })
+            .collect();
+        say(&errors.join(" "));
+        return;
+    }
     let created = handover::create(&mut stopped);
     assert!(belongings(pid) == before, "left something behind");
     match created {
@@ -374,6 +396,15 @@ fn a_filter_that_cannot_be_suspended_is_not_tried() {
     let error = creator_says("powerless", "killing");
     assert!(
         error.contains("seccomp") && error.contains("CAP_SYS_ADMIN"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_failure_half_way_leaves_nothing_behind() {
+    let error = creator_says("crowded", "");
+    assert!(
+        error.contains("fetch") && error.contains("ulimit -n"),
         "{error}"
     );
 }
