@@ -1,7 +1,8 @@
 //! Lazy restore of virtual machines and processes from compressed snapshots, through Linux userfaultfd.
 //!
-//! Dependencies point one way: `cli` says what was typed, [`tool`] does it; `tool` uses [`capture`], `capture` uses
-//! [`tracee`], and they know the file only through the crate `snapshot_format`. ARCHITECTURE.md has the whole picture.
+//! Dependencies point one way: `cli` says what was typed, [`daemon`] and [`tool`] do it. The daemon gets hold of a target
+//! ([`handover`]) and serves it ([`serve`]) by the rules of [`session`] over the model of [`space`]; the tool uses [`capture`].
+//! Both use [`tracee`], and know the file only through the crate `snapshot_format`. ARCHITECTURE.md has the whole picture.
 
 pub mod addr;
 pub mod capture;
