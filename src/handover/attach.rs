@@ -23,7 +23,7 @@ use super::{create, must_be_present};
 use crate::addr::{Addr, AddrRange};
 use crate::capture::TargetIdentity;
 use crate::capture::plan::candidates;
-use crate::serve::{Guard, Handover, Target};
+use crate::serve::{Guard, Handover, Target, asked_to_end};
 use crate::session::OnFailure;
 use crate::source::PageSource;
 use crate::space::AddressSpace;
@@ -76,6 +76,9 @@ pub fn attach(
     // A process that was killed fails in many ways; only this one is true.
     process.check_still_there()?;
     let prepared = prepared?;
+    if asked_to_end() {
+        return Err(AttachError::AskedToEnd);
+    }
     let target = prepared.target;
     let done = match replace(
         &mut process,

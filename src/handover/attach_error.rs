@@ -62,6 +62,9 @@ pub enum AttachError {
         /// The answer.
         errno: Errno,
     },
+    /// Somebody asked this program to end before the target was touched.
+    #[error("asked to end; the target was not touched")]
+    AskedToEnd,
     /// A page that must be there before the target runs cannot be read.
     #[error(
         "the page at {at} of {mapping} must be in place before the target goes on, and cannot be read: {why}: restore from \

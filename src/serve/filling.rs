@@ -8,7 +8,7 @@ use super::pool::Purpose;
 use crate::addr::Addr;
 use crate::session::{Block, Request, SpaceId};
 
-/// Pages of one request: 256 KiB are installed in about 100 µs, and no fault waits longer for that.
+/// Pages of one request, where frames are not larger: 256 KiB are installed in about 100 µs, and no fault waits longer for that.
 const PAGES: u64 = 64;
 
 /// What has been fetched ahead, and what is being fetched.
@@ -84,6 +84,9 @@ impl Engine {
             return;
         }
         let most = 2 * self.options.jobs;
+        if self.filling.under_way >= most {
+            return;
+        }
         let spaces: Vec<SpaceId> = self.session.spaces().collect();
         let after = spaces.partition_point(|&space| Some(space) <= self.filling.last);
         for &space in spaces[after..].iter().chain(&spaces[..after]) {
@@ -98,7 +101,8 @@ impl Engine {
 
     fn fetch_for(&mut self, space: SpaceId) -> bool {
         let round = self.filling.rounds.entry(space).or_default();
-        let Some(request) = self.session.fill_request(space, PAGES) else {
+        let pages = PAGES.max(self.supply.granularity);
+        let Some(request) = self.session.fill_request(space, pages) else {
             return false;
         };
         if request.at < round.reached && round.out > 0 {

@@ -32,7 +32,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 pub use self::engine::serve;
 pub use self::guard::Guard;
-pub use self::poller::{ENDING_SIGNALS, hold_signals};
+pub use self::poller::{ENDING_SIGNALS, asked_to_end, hold_signals};
 pub use self::report::{Outcome, Report};
 pub use self::target::Target;
 use crate::session::OnFailure;

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -42,6 +43,21 @@ pub fn hold_signals() -> Result<(), Errno> {
         .thread_block()
 }
 
+/// True when one of the signals that are held has come.
+#[must_use]
+pub fn asked_to_end() -> bool {
+    let Ok(signals) = signals() else {
+        return false;
+    };
+    let mut waited = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+    matches!(poll(&mut waited, PollTimeout::ZERO), Ok(1..))
+}
+
+fn signals() -> Result<SignalFd, Errno> {
+    let signals: SigSet = ENDING_SIGNALS.into_iter().collect();
+    SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}
+
 pub(super) struct Poller {
     epoll: Epoll,
     signals: SignalFd,
@@ -51,9 +67,7 @@ pub(super) struct Poller {
 impl Poller {
     pub(super) fn new(pool: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<Self, Errno> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let signals: SigSet = ENDING_SIGNALS.into_iter().collect();
-        let signals =
-            SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let signals = signals()?;
         epoll.add(pool, EpollEvent::new(EpollFlags::EPOLLIN, POOL))?;
         epoll.add(target, EpollEvent::new(EpollFlags::EPOLLIN, TARGET))?;
         epoll.add(

@@ -11,7 +11,8 @@ const INLINE_PAGES: u64 = 16;
 pub(super) struct Supply {
     reader: Box<dyn PageReader>,
     block: Block,
-    small: bool,
+    /// Pages that cost as much to decode as one of them.
+    pub(super) granularity: u64,
     pub(super) pool: Pool,
 }
 
@@ -20,7 +21,7 @@ impl Supply {
         Self {
             reader: source.reader(),
             block: Block::default(),
-            small: source.granularity() <= INLINE_PAGES,
+            granularity: source.granularity(),
             pool,
         }
     }
@@ -28,7 +29,7 @@ impl Supply {
 
 impl Supplier for Supply {
     fn fetch(&mut self, request: &Request) -> Option<&Block> {
-        let elsewhere = request.crowded || !self.small || request.needed > INLINE_PAGES;
+        let elsewhere = request.crowded || self.granularity.max(request.needed) > INLINE_PAGES;
         if elsewhere && self.pool.ask(request.clone(), Purpose::Demand) {
             return None;
         }
