@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use snapshot_format::{PageSize, RegionKind};
 use support::area::{Area, HUGE_PAGE, PAGE};
+use support::huge::{HugePages, huge_pages_in_use};
 use support::sink::{capture, only};
 use support::{Target, play_role, selector, show};
 
@@ -52,42 +53,6 @@ fn huge(_: &[&str]) {
         area.write(SMALL_IN_HUGE + 5, 1000 + index as u64);
     }
     show(&areas);
-}
-
-/// Huge pages in use by anybody, whether or not they are mapped.
-fn huge_pages_in_use() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").expect("meminfo");
-    let field = |name: &str| -> u64 {
-        let line = text
-            .lines()
-            .find(|line| line.starts_with(name))
-            .expect("huge pages");
-        line.split_whitespace()
-            .nth(1)
-            .expect("a number")
-            .parse()
-            .expect("a number")
-    };
-    field("HugePages_Total:") - field("HugePages_Free:")
-}
-
-/// Reserves huge pages, and gives them back.
-struct HugePages(String);
-
-impl HugePages {
-    const FILE: &str = "/proc/sys/vm/nr_hugepages";
-
-    fn reserve(pages: u32) -> Self {
-        let before = std::fs::read_to_string(Self::FILE).expect("nr_hugepages");
-        std::fs::write(Self::FILE, pages.to_string()).expect("root may reserve huge pages");
-        Self(before)
-    }
-}
-
-impl Drop for HugePages {
-    fn drop(&mut self) {
-        std::fs::write(Self::FILE, &self.0).expect("give the huge pages back");
-    }
 }
 
 #[test]

@@ -10,12 +10,16 @@
 )]
 
 pub mod area;
+pub mod child;
+pub mod huge;
+pub mod plot;
 pub mod sink;
+pub mod uffd;
 
 use std::env;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 const ROLE: &str = "UFFD_RESTORE_TEST_ROLE";
@@ -148,6 +152,11 @@ impl Target {
 
     pub fn kill(&mut self) {
         self.child.kill().expect("kill the target");
+    }
+
+    /// Waits for the target's end, however it comes.
+    pub fn end(&mut self) -> ExitStatus {
+        self.child.wait().expect("wait for the target")
     }
 
     /// Lets the target run to its end, which must be a good one.
