@@ -1,19 +1,20 @@
 //! With `uffd-restore`: the guest runs while its memory is still in the snapshot.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::json;
 
 use super::vm::flow::{Saved, Stage, boot, prepare, save};
 use super::vm::machine::{Machine, Memory, Qemu, RAM_BYTES};
 use super::vm::restore::{Daemon, ram_of};
+use super::vm::skip;
 use super::{assert_devices_only, assert_goes_on, stage};
 
 /// A guest that was saved and whose memory is served in a new QEMU, not running yet.
 struct Restored {
-    // Before the QEMU it serves: the one that ends first must not leave the other waiting.
-    daemon: Daemon,
+    // When a test fails, QEMU ends before the daemon that it may be waiting for.
     qemu: Qemu,
+    daemon: Daemon,
     saved: Saved,
     stage: Stage,
 }
@@ -21,7 +22,7 @@ struct Restored {
 fn program() -> Option<PathBuf> {
     let program = option_env!("CARGO_BIN_EXE_uffd-restore").map(PathBuf::from);
     if program.is_none() {
-        println!("SKIPPED: there is no uffd-restore yet");
+        skip("there is no uffd-restore yet");
     }
     program
 }
@@ -34,22 +35,18 @@ fn restored(machine: &mut Machine, capture: &[&str], options: &[&str]) -> Option
     let saved = save(&stage, machine, source, full, capture);
     assert_devices_only(&saved);
     let mut qemu = prepare(&stage, machine, &saved);
-    let daemon = serve(&program, &saved, &qemu, options);
+    let daemon = Daemon::serve(&program, &saved.snapshot, qemu.pid(), options);
     machine.load_devices(&stage, &mut qemu, &saved.devices);
     if options.contains(&"none") {
         let present = ram_of(qemu.pid(), &machine.memory).present;
         assert!(present < 16 << 20, "{present} bytes are there already");
     }
     Some(Restored {
-        daemon,
         qemu,
+        daemon,
         saved,
         stage,
     })
-}
-
-fn serve(program: &Path, saved: &Saved, qemu: &Qemu, options: &[&str]) -> Daemon {
-    Daemon::serve(program, &saved.snapshot, qemu.pid(), options)
 }
 
 impl Restored {
@@ -59,7 +56,7 @@ impl Restored {
 
     /// The daemon brings all memory and leaves; the guest goes on without it.
     fn outlives_the_daemon(mut self, after: u64) {
-        let said = self.daemon.finish();
+        let (_, said) = self.daemon.finish();
         assert_goes_on(&mut self.qemu, &self.saved, after);
         self.qemu.quit();
         drop(self.stage);

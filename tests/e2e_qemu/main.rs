@@ -14,7 +14,7 @@ use vm::machine::Qemu;
 /// Everything a test needs, or nothing when this machine does not have it.
 fn stage() -> Option<Stage> {
     if let Some(missing) = vm::image::missing() {
-        println!("SKIPPED: {missing}");
+        vm::skip(&missing);
         return None;
     }
     Some(Stage::new(

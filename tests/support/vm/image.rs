@@ -37,6 +37,14 @@ pub fn missing() -> Option<String> {
             return Some(format!("{program} is missing: install {package}"));
         }
     }
+    let busybox = fs::read(find("busybox").expect("asked before")).expect("readable");
+    if busybox
+        .windows(8)
+        .take(4096)
+        .any(|piece| piece == b"ld-linux")
+    {
+        return Some("busybox is not static: install busybox-static".to_owned());
+    }
     (!nix::unistd::geteuid().is_root())
         .then(|| "reading and serving a VMM's memory needs root".to_owned())
 }

@@ -8,7 +8,8 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Instant;
 
 /// Captures a stopped guest's RAM with `uffd-snapshot`.
 pub fn capture(program: &Path, pid: u32, snapshot: &Path, options: &[&str]) {
@@ -25,7 +26,11 @@ pub fn capture(program: &Path, pid: u32, snapshot: &Path, options: &[&str]) {
 }
 
 /// `uffd-restore` at work. Killed when dropped.
-pub struct Daemon(Process);
+pub struct Daemon {
+    process: Process,
+    /// The moment when its standard output ended, and with it the daemon.
+    ended: Receiver<Instant>,
+}
 
 impl Daemon {
     /// Starts it on a process, and waits until it says that it serves it.
@@ -42,39 +47,41 @@ impl Daemon {
             .args(options)
             .stdin(Stdio::from(writer))
             .stdout(Stdio::piped());
-        let mut daemon = Self(Process::start("uffd-restore", &mut command));
+        let mut process = Process::start("uffd-restore", &mut command);
         // It would keep our end of the pipe open.
         drop(command);
-        let mut output = BufReader::new(daemon.0.child.stdout.take().expect("piped"));
+        let mut output = BufReader::new(process.child.stdout.take().expect("piped"));
         let (sender, told) = channel();
+        let (at_end, ended) = channel();
         std::thread::spawn(move || {
             let (mut word, mut line) = (Vec::new(), String::new());
             let read = ready.read_to_end(&mut word);
             drop(read.and_then(|_| output.read_line(&mut line)));
-            // Reads on, so that the daemon never waits for us.
             if sender.send((word, line)).is_ok() {
                 drop(io::copy(&mut output, &mut io::sink()));
+                // Nobody may be interested.
+                at_end.send(Instant::now()).ok();
             }
         });
         let told = told.recv_timeout(PATIENCE);
         let Ok((word, line)) = told else {
-            panic!("uffd-restore is not ready: {}", daemon.0.errors())
+            panic!("uffd-restore is not ready: {}", process.errors())
         };
-        assert_eq!(word, b"\n", "not ready: {}", daemon.0.errors());
+        assert_eq!(word, b"\n", "not ready: {}", process.errors());
         assert!(line.starts_with("serving "), "said {line:?} instead");
-        daemon
+        Self { process, ended }
     }
 
-    /// Waits for its end, which must be a good one; returns what it said about it.
-    pub fn finish(mut self) -> String {
-        let status = self.0.wait();
-        let said = self.0.errors();
+    /// Waits for its end, which must be a good one; returns when it was and what was said about it.
+    pub fn finish(mut self) -> (Instant, String) {
+        let status = self.process.wait();
+        let said = self.process.errors();
         assert!(status.success(), "uffd-restore: {status}: {said}");
-        said
+        (self.ended.recv().expect("it ended"), said)
     }
 
     pub fn has_ended(&mut self) -> bool {
-        self.0.has_ended()
+        self.process.has_ended()
     }
 }
 

@@ -32,7 +32,7 @@ impl Machine {
         if self.saves_devices_alone() {
             stage.open_to_all(&path);
             // Has nothing to do with Xen but its name, and must come before any migration.
-            let arguments = json!({"filename": path});
+            let arguments = json!({"filename": path, "live": false});
             qemu.qmp.execute("xen-save-devices-state", &arguments);
         } else {
             // Later versions ignore only memory that has a file name; the caller sees it by the length.
