@@ -1,90 +1,108 @@
-//! A small service with a lot of state, for `scripts/demo`: accounts between which threads move money all the time.
+//! The service of `scripts/demo`: a bank whose accounts live in one piece of memory.
 //!
-//! `ledger MIB` prints "ready" and then answers every line on standard input with the sum of all accounts and the number
-//! of transfers so far. The sum never changes, whatever instant one looks at: if a snapshot of the process did not show
-//! one instant, it would show another sum.
+//! `ledger MIB fill` makes up MIB MiB of accounts, `ledger MIB` starts with memory that nothing has been written to, as a
+//! restore wants it. It answers lines on standard input:
+//!
+//! * `get N`: the balance of account N, after checking its history against its checksum
+//! * `check`: the sum of all balances, after checking all of them
+//! * `count`: how many accounts there are
+#![expect(
+    unsafe_code,
+    reason = "shared memory by a name that a restore can find"
+)]
 
+use std::fmt::Write as _;
 use std::io::{BufRead, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::num::NonZeroUsize;
 
-/// An account: its balance and what a bank would keep beside it.
-struct Account {
-    balance: u64,
-    history: String,
-}
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 
-const THREADS: usize = 4;
-const ACCOUNT_BYTES: usize = 1024;
+/// Bytes of an account: balance, checksum, history.
+const ACCOUNT: usize = 1024;
 
-fn main() -> std::io::Result<()> {
-    let mib = std::env::args().nth(1).and_then(|text| text.parse().ok());
-    let accounts = mib.unwrap_or(256_usize) * (1 << 20) / ACCOUNT_BYTES;
-    let ledger: Arc<Vec<Mutex<Account>>> = Arc::new((0..accounts).map(open).collect());
-    let transfers = Arc::new(AtomicU64::new(0));
-    for seed in 0..THREADS {
-        let (ledger, transfers) = (Arc::clone(&ledger), Arc::clone(&transfers));
-        std::thread::spawn(move || move_money(&ledger, &transfers, seed as u64 + 1));
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut words = std::env::args().skip(1);
+    let mib: usize = words.next().ok_or("usage: ledger MIB [fill]")?.parse()?;
+    let memory = named_memory(mib << 20)?;
+    let count = memory.len() / ACCOUNT;
+    if words.next().as_deref() == Some("fill") {
+        for (number, account) in memory.chunks_exact_mut(ACCOUNT).enumerate() {
+            open(number, account);
+        }
     }
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "ready")?;
     stdout.flush()?;
     for line in std::io::stdin().lock().lines() {
-        line?;
-        let sum = sum(&ledger);
-        writeln!(stdout, "{sum} {}", transfers.load(Ordering::Relaxed))?;
+        let line = line?;
+        let answer = match line.split_once(' ') {
+            Some(("get", number)) => {
+                let number: usize = number.parse()?;
+                balance(&memory[number % count * ACCOUNT..][..ACCOUNT])?
+            }
+            None if line == "check" => memory
+                .chunks_exact(ACCOUNT)
+                .map(balance)
+                .sum::<Result<u64, _>>()?,
+            None if line == "count" => count as u64,
+            _ => return Err(format!("what is {line:?}?").into()),
+        };
+        writeln!(stdout, "{answer}")?;
         stdout.flush()?;
     }
     Ok(())
 }
 
-fn open(number: usize) -> Mutex<Account> {
-    let mut history = String::with_capacity(ACCOUNT_BYTES - 64);
+/// Memory that /proc/PID/maps calls `/memfd:ledger`.
+fn named_memory(len: usize) -> Result<&'static mut [u8], Box<dyn std::error::Error>> {
+    let file = memfd_create(c"ledger", MFdFlags::MFD_CLOEXEC)?;
+    nix::unistd::ftruncate(&file, i64::try_from(len)?)?;
+    let rights = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    let size = NonZeroUsize::new(len).ok_or("no memory at all")?;
+    // SAFETY: without MAP_FIXED mmap touches no memory that exists, and the file is as long as the mapping.
+    let start = unsafe { mmap(None, size, rights, MapFlags::MAP_SHARED, &file, 0) }?;
+    // SAFETY: the mapping was made for this slice, has its length, consists of bytes, and is never unmapped.
+    Ok(unsafe { std::slice::from_raw_parts_mut(start.as_ptr().cast(), len) })
+}
+
+/// An account with some money and a history to go with it.
+fn open(number: usize, account: &mut [u8]) {
     let mut random = number as u64 * 2 + 1;
-    while history.len() < ACCOUNT_BYTES - 100 {
+    let mut history = String::with_capacity(ACCOUNT);
+    while history.len() < ACCOUNT {
         let amount = next(&mut random) % 10_000;
-        history.push_str(&format!("{amount} from account {number}; "));
+        let _ = write!(
+            history,
+            "{amount} from account {}; ",
+            next(&mut random) % 1_000_000
+        );
     }
-    Mutex::new(Account {
-        balance: 1000,
-        history,
+    let (head, body) = account.split_at_mut(16);
+    body.copy_from_slice(&history.as_bytes()[..body.len()]);
+    head[..8].copy_from_slice(&1000_u64.to_le_bytes());
+    head[8..].copy_from_slice(&checksum(body).to_le_bytes());
+}
+
+/// The balance, if the history is the one that was written: zeros are not.
+fn balance(account: &[u8]) -> Result<u64, String> {
+    let (head, body) = account.split_at(16);
+    let word = |bytes: &[u8]| {
+        bytes
+            .first_chunk()
+            .map_or(0, |bytes| u64::from_le_bytes(*bytes))
+    };
+    if checksum(body) != word(&head[8..]) || body[0] == 0 {
+        return Err("an account's history is not what was written".to_owned());
+    }
+    Ok(word(head))
+}
+
+/// FNV-1a.
+fn checksum(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| {
+        (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })
-}
-
-/// Transfers lock both accounts, the lower number first.
-fn move_money(ledger: &[Mutex<Account>], transfers: &AtomicU64, seed: u64) {
-    let mut random = seed;
-    loop {
-        let count = ledger.len() as u64;
-        let pick = |random: &mut u64| usize::try_from(next(random) % count).unwrap_or(0);
-        let (from, to) = (pick(&mut random), pick(&mut random));
-        if from == to {
-            continue;
-        }
-        let (low, high) = (from.min(to), from.max(to));
-        let (Ok(mut low), Ok(mut high)) = (ledger[low].lock(), ledger[high].lock()) else {
-            return;
-        };
-        if low.balance > 0 {
-            low.balance -= 1;
-            high.balance += 1;
-        }
-        transfers.fetch_add(1, Ordering::Relaxed);
-        drop((low, high));
-        std::thread::yield_now();
-    }
-}
-
-/// All accounts at once: nobody moves money while every one of them is locked.
-fn sum(ledger: &[Mutex<Account>]) -> u64 {
-    let locked: Vec<_> = ledger
-        .iter()
-        .filter_map(|account| account.lock().ok())
-        .collect();
-    locked
-        .iter()
-        .map(|account| account.balance + u64::from(account.history.is_empty()))
-        .sum()
 }
 
 fn next(random: &mut u64) -> u64 {

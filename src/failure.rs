@@ -1,4 +1,4 @@
-//! Why a command of `uffd-snapshot` failed, and the exit status that says so.
+//! Why a command failed, and the exit status that says so.
 
 use crate::capture::CaptureError;
 use snapshot_format::{Error, WriteError};
@@ -73,6 +73,12 @@ pub enum Failure {
     /// The memory of a process cannot be captured.
     #[error(transparent)]
     Capture(CaptureError),
+    /// The target could not be attached to.
+    #[error(transparent)]
+    Attach(#[from] crate::handover::AttachError),
+    /// The target could not be served.
+    #[error(transparent)]
+    Serve(#[from] crate::serve::ServeError),
     /// The page index of a snapshot cannot be read everywhere.
     #[error("{path:?}: {error}; `uffd-snapshot verify` lists every bad page")]
     Damaged {

@@ -3,13 +3,21 @@
 //! Dependencies point one way: `cli` says what was typed, [`tool`] does it; `tool` uses [`capture`], `capture` uses
 //! [`tracee`], and they know the file only through the crate `snapshot_format`. ARCHITECTURE.md has the whole picture.
 
+pub mod addr;
 pub mod capture;
 pub mod cli;
+pub mod daemon;
 pub mod failure;
+pub mod handover;
 mod origin;
 pub mod output;
 mod priority;
 pub mod progress;
+pub mod serve;
+pub mod session;
+pub mod source;
+pub mod space;
 pub mod terminal;
 pub mod tool;
 pub mod tracee;
+pub mod uffd;

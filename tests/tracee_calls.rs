@@ -6,108 +6,45 @@
 
 #[path = "support/sleepers.rs"]
 mod sleepers;
+#[path = "support/sleeping.rs"]
+mod sleeping;
 mod support;
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use sleepers::{SEMAPHORE, block, calls, descriptor, leak, syscall};
-use support::{Target, assert_left_alone, hear, play_role, say, wait_until};
+use sleepers::{block, descriptor, leak, syscall};
+use sleeping::{Sleepers, sleeps_in};
+use support::{Target, hear, play_role, say, wait_until};
 use uffd_restore::tracee::{DEFAULT_STOP_TIMEOUT, StoppedProcess};
 
 #[test]
 fn role() {
     play_role(&[
-        ("sleepers", play_sleepers),
+        ("sleepers", sleeping::play),
         ("ticker", ticker),
         ("waiter", waiter),
     ]);
 }
 
-/// Stands for "has not returned".
-const SLEEPING: i64 = i64::MIN;
-/// Starts a thread for each call, says how many, and then for each its tid, the call's number and its name. On a line of
-/// input says which calls have returned.
-fn play_sleepers(_: &[&str]) {
-    let calls = calls();
-    let results: &'static [AtomicI64] =
-        Vec::leak(calls.iter().map(|_| AtomicI64::new(SLEEPING)).collect());
-    say(&calls.len().to_string());
-    let names: Vec<&str> = calls.iter().map(|call| call.name).collect();
-    for (index, sleeper) in calls.into_iter().enumerate() {
-        thread::spawn(move || {
-            say(&format!(
-                "{} {} {}",
-                nix::unistd::gettid(),
-                sleeper.number,
-                sleeper.name
-            ));
-            results[index].store((sleeper.call)(), Ordering::SeqCst);
-        });
-    }
-    while hear().is_some() {
-        let returned: Vec<String> = results
-            .iter()
-            .zip(&names)
-            .filter(|(result, _)| result.load(Ordering::SeqCst) != SLEEPING)
-            .map(|(result, name)| format!("{name}: {}", result.load(Ordering::SeqCst)))
-            .collect();
-        say(&returned.join(", "));
-    }
-    let semaphore = usize::try_from(SEMAPHORE.load(Ordering::SeqCst)).expect("an id");
-    syscall(libc::SYS_semctl, [semaphore, 0, 0, 0, 0, 0]);
-    support::end();
-}
-
-/// Calls with a relative time-out that the kernel keeps track of go on as restart_syscall(2) after a stop.
-fn sleeps_in(tid: i32, number: i64) -> bool {
-    let text = std::fs::read_to_string(format!("/proc/{tid}/syscall")).unwrap_or_default();
-    let now = text
-        .split(' ')
-        .next()
-        .and_then(|now| now.parse::<i64>().ok());
-    (now == Some(number) || now == Some(libc::SYS_restart_syscall)) && support::state(tid) == 'S'
-}
-
 #[test]
 fn no_sleeping_call_returns_because_of_a_stop() {
-    let mut target = Target::start("sleepers", "");
-    let count = target.hear_numbers()[0];
-    let threads: Vec<(i32, i64, String)> = (0..count)
-        .map(|_| {
-            let line = target.hear();
-            let mut words = line.splitn(3, ' ');
-            let mut word = || words.next().expect("three words").to_owned();
-            (
-                word().parse().expect("tid"),
-                word().parse().expect("number"),
-                word(),
-            )
-        })
-        .collect();
+    let mut sleepers = Sleepers::start();
     for round in 0..100 {
-        for (tid, number, name) in &threads {
-            wait_until(name, || sleeps_in(*tid, *number));
-        }
-        let stopped = StoppedProcess::stop(target.pid(), DEFAULT_STOP_TIMEOUT).expect("stop");
-        assert!(stopped.threads() > threads.len());
+        sleepers.wait_until_all_sleep();
+        let stopped = StoppedProcess::stop(sleepers.pid(), DEFAULT_STOP_TIMEOUT).expect("stop");
+        assert!(stopped.threads() > sleepers.threads.len());
         stopped.release().expect("release");
         assert_eq!(
-            returned(&mut target),
+            sleepers.returned(),
             "",
             "calls that returned in round {round}"
         );
     }
-    assert_left_alone(target.pid());
-    target.finish();
-}
-
-fn returned(target: &mut Target) -> String {
-    target.tell("report");
-    target.hear()
+    sleepers.finish();
 }
 
 static TICKS: AtomicUsize = AtomicUsize::new(0);

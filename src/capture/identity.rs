@@ -26,7 +26,7 @@ pub struct TargetIdentity {
 
 impl TargetIdentity {
     /// Reads it from a process that stands still, and so cannot become another program meanwhile.
-    pub(super) fn of(process: &StoppedProcess) -> Result<Self, CaptureError> {
+    pub(crate) fn of(process: &StoppedProcess) -> Result<Self, CaptureError> {
         let (pid, tid) = (process.pid(), process.memory_tid());
         // Information, like the rest: without it nobody will take another process for this one.
         let boot_id =

@@ -29,7 +29,7 @@ pub mod maps;
 mod memory;
 pub mod pagemap;
 mod pagemap_scan;
-mod plan;
+pub(crate) mod plan;
 mod report;
 pub mod select;
 mod selector;

@@ -16,6 +16,16 @@ pub(super) fn plan(
     process: &StoppedProcess,
     options: &Options,
 ) -> Result<Vec<Piece>, CaptureError> {
+    let candidates = candidates(process)?;
+    let pieces = select(&candidates, &options.selectors, options.private_files)?;
+    for piece in &pieces {
+        check(process.pid(), piece)?;
+    }
+    Ok(pieces)
+}
+
+/// Every mapping of a stopped process, and what is behind it, in address order.
+pub(crate) fn candidates(process: &StoppedProcess) -> Result<Vec<Candidate>, CaptureError> {
     let (pid, tid) = (process.pid(), process.memory_tid());
     let path = PathBuf::from(format!("/proc/{tid}/smaps"));
     let text = std::fs::read(&path).map_err(|source| CaptureError::Proc { path, source })?;
@@ -28,18 +38,13 @@ pub(super) fn plan(
     for mapping in &mappings {
         devices.ask(tid, mapping);
     }
-    let candidates: Vec<Candidate> = mappings
+    Ok(mappings
         .into_iter()
         .map(|mapping| Candidate {
             backing: devices.backing(&mapping),
             mapping,
         })
-        .collect();
-    let pieces = select(&candidates, &options.selectors, options.private_files)?;
-    for piece in &pieces {
-        check(pid, piece)?;
-    }
-    Ok(pieces)
+        .collect())
 }
 
 fn check(pid: i32, piece: &Piece) -> Result<(), CaptureError> {

@@ -249,7 +249,7 @@ fn without_overlaps(mut pieces: Vec<Piece>) -> Vec<Piece> {
     result
 }
 
-fn list(candidates: &[Candidate]) -> String {
+pub(crate) fn list(candidates: &[Candidate]) -> String {
     let mut memory: Vec<&Candidate> = candidates
         .iter()
         .filter(|candidate| candidate.backing != Backing::Special)

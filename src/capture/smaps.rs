@@ -29,6 +29,10 @@ pub struct VmFlags {
     pub device: bool,
     /// `gd`: grows down.
     pub grows_down: bool,
+    /// `wf`: a forked child finds zeros (MADV_WIPEONFORK).
+    pub wiped_on_fork: bool,
+    /// `lo`: locked into memory.
+    pub locked: bool,
     /// `dp`: the kernel may drop the content at any time (the state of vDSO getrandom).
     pub droppable: bool,
 }
@@ -43,6 +47,8 @@ impl VmFlags {
                 "io" | "pf" | "mm" => flags.device = true,
                 "gd" => flags.grows_down = true,
                 "dp" => flags.droppable = true,
+                "wf" => flags.wiped_on_fork = true,
+                "lo" => flags.locked = true,
                 _ => {}
             }
         }

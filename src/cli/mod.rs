@@ -1,3 +1,4 @@
 //! What may be typed. No I/O.
 
+pub mod restore;
 pub mod snapshot;

@@ -33,7 +33,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
 }
 
 /// Open a snapshot.
-fn open(path: &Path) -> Result<Arc<Snapshot<File>>, Failure> {
+pub(crate) fn open(path: &Path) -> Result<Arc<Snapshot<File>>, Failure> {
     // Without blocking: opening a pipe that nobody writes to would wait for ever. Files do not care.
     let file = OpenOptions::new()
         .read(true)
@@ -54,7 +54,7 @@ fn open(path: &Path) -> Result<Arc<Snapshot<File>>, Failure> {
 }
 
 /// Threads to use when the user did not say.
-fn threads(asked: Option<u16>) -> usize {
+pub(crate) fn threads(asked: Option<u16>) -> usize {
     asked.map_or_else(
         || std::thread::available_parallelism().map_or(1, usize::from),
         usize::from,
@@ -62,7 +62,7 @@ fn threads(asked: Option<u16>) -> usize {
 }
 
 /// Print data on standard output; a reader that has gone away is not a panic.
-fn print(text: &str) -> Result<(), Failure> {
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{text}")
         .and_then(|()| stdout.flush())
@@ -70,7 +70,7 @@ fn print(text: &str) -> Result<(), Failure> {
 }
 
 /// Print a value as indented JSON on standard output.
-fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|error| {
         Failure::io("write", "standard output".as_ref())(io::Error::other(error))
     })?;
@@ -83,7 +83,7 @@ fn size(bytes: u64) -> String {
 }
 
 /// "1 page", "2 pages".
-fn counted(count: u64, what: &str) -> String {
+pub(crate) fn counted(count: u64, what: &str) -> String {
     match count {
         1 => format!("1 {what}"),
         count => format!("{count} {what}s"),

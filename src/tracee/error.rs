@@ -107,6 +107,49 @@ pub enum TraceError {
         /// The process id.
         pid: i32,
     },
+    /// The process runs 32-bit code, whose system calls are others.
+    #[error(
+        "process {pid} runs 32-bit code: only 64-bit x86-64 processes can be made to call the kernel"
+    )]
+    Not64Bit {
+        /// The process id.
+        pid: i32,
+    },
+    /// A seccomp filter guards the thread, and may kill the process for a system call that it does not expect.
+    #[error(
+        "thread {tid} of process {pid} is under a seccomp filter that this program is not permitted to suspend: run it \
+         with CAP_SYS_ADMIN and without a filter of its own"
+    )]
+    Filtered {
+        /// The process id.
+        pid: i32,
+        /// The thread under the filter.
+        tid: i32,
+    },
+    /// No executable memory of the process contains a system call instruction.
+    #[error(
+        "process {pid} has no system call instruction in its executable memory, not even a vdso: it cannot be made to \
+         call the kernel"
+    )]
+    NoCallInstruction {
+        /// The process id.
+        pid: i32,
+    },
+    /// A system call that was made on a thread's behalf did not return: it raised a signal, or something else took its place.
+    #[error(
+        "thread {tid} of process {pid} was to make system call {number} and got signal {signal} instead (0: something else): \
+         look for a filter or a system call dispatcher in the process"
+    )]
+    CallDisturbed {
+        /// The process id.
+        pid: i32,
+        /// The thread that was to make the call.
+        tid: i32,
+        /// The system call's number.
+        number: i64,
+        /// The signal, 0 for something else.
+        signal: i32,
+    },
     /// A ptrace request failed although nothing above explains it.
     #[error("ptrace: cannot {doing} thread {tid}: {errno}")]
     Ptrace {

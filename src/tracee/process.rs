@@ -63,6 +63,26 @@ impl StoppedProcess {
         self.pid
     }
 
+    /// The ids of the threads that stand still, in ascending order.
+    #[must_use]
+    pub fn thread_ids(&self) -> Vec<i32> {
+        self.threads.keys().copied().collect()
+    }
+
+    /// One of the threads, None if this process has no such thread.
+    #[must_use]
+    pub fn thread(&self, tid: i32) -> Option<&Stopped> {
+        self.threads.get(&tid)
+    }
+
+    pub(super) fn thread_mut(&mut self, tid: i32) -> Option<&mut Stopped> {
+        self.threads.get_mut(&tid)
+    }
+
+    pub(super) fn all_threads(&self) -> impl Iterator<Item = &Stopped> {
+        self.threads.values()
+    }
+
     /// How many threads stand still.
     #[must_use]
     pub fn threads(&self) -> usize {
@@ -99,6 +119,20 @@ impl StoppedProcess {
             Ok(stat) if stat.state == 't' => Ok(()),
             _ => Err(TraceError::Ended { pid: self.pid }),
         }
+    }
+
+    /// From now until it is let go: if this program ends, whatever ends it, the kernel kills the process
+    /// (PTRACE_O_EXITKILL). For when it must not go on as it is.
+    ///
+    /// # Errors
+    /// [`TraceError::Ptrace`]; [`TraceError::Ended`] when the process was killed.
+    pub fn kill_if_we_die(&mut self) -> Result<(), TraceError> {
+        for thread in self.threads.values_mut() {
+            thread.lasting_options = sys::EXIT_KILL;
+            sys::set_options(thread.tid(), thread.lasting_options)
+                .map_err(|errno| thread.failed("set the trace options of", errno))?;
+        }
+        Ok(())
     }
 
     /// Lets all threads go on as if they had never been stopped.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::error::TraceError;
 
@@ -79,6 +80,8 @@ pub struct ThreadStatus {
     pub tracer: i32,
     /// Real user id.
     pub uid: u32,
+    /// True when seccomp(2) decides which system calls the thread may make.
+    pub filtered: bool,
 }
 
 impl ThreadStatus {
@@ -106,6 +109,8 @@ impl ThreadStatus {
                 .next()?
                 .parse()
                 .ok()?,
+            // A kernel without seccomp has no such line.
+            filtered: field("Seccomp").is_some_and(|mode| mode != "0"),
         })
     }
 }
@@ -122,8 +127,46 @@ pub(super) fn thread_ids(pid: i32) -> Result<Vec<i32>, TraceError> {
     Ok(ids)
 }
 
+/// Why a thread that should have stopped did not, as far as can be seen from outside.
+pub(super) fn not_stopping(pid: i32, tid: i32, timeout: Duration) -> TraceError {
+    let wchan = wait_channel(tid);
+    match ThreadStat::read(tid).map_or('?', |stat| stat.state) {
+        'D' => TraceError::Uninterruptible {
+            pid,
+            tid,
+            wchan,
+            timeout,
+        },
+        state => TraceError::NotStopping {
+            pid,
+            tid,
+            state,
+            wchan,
+            timeout,
+        },
+    }
+}
+
+/// Executable mappings of a thread's process: their first address, one past the last, and their name.
+pub(super) fn executable_mappings(tid: i32) -> Result<Vec<(u64, u64, String)>, TraceError> {
+    let text = read_thread_file(tid, "maps")?;
+    Ok(text.lines().filter_map(executable_mapping).collect())
+}
+
+fn executable_mapping(line: &str) -> Option<(u64, u64, String)> {
+    let mut fields = line.split_ascii_whitespace();
+    let (start, end) = fields.next()?.split_once('-')?;
+    let rights = fields.next()?;
+    // After offset, device and inode.
+    let name = fields.nth(3).unwrap_or_default();
+    let [start, end] = [start, end].map(|hex| u64::from_str_radix(hex, 16).ok());
+    rights
+        .contains('x')
+        .then_some((start?, end?, name.to_owned()))
+}
+
 /// The kernel function that the thread sleeps in, `?` when unknown.
-pub(super) fn wait_channel(tid: i32) -> String {
+fn wait_channel(tid: i32) -> String {
     match std::fs::read_to_string(format!("/proc/{tid}/wchan")) {
         Ok(name) if !name.is_empty() && name != "0" => name,
         _ => "?".to_owned(),
@@ -229,6 +272,20 @@ mod tests {
     }
 
     #[test]
+    fn executable_mappings_are_those_with_an_x() {
+        let line = "7ffe1000-7ffe3000 r-xp 00000000 00:00 0                          [vdso]";
+        assert_eq!(
+            executable_mapping(line),
+            Some((0x7ffe_1000, 0x7ffe_3000, "[vdso]".to_owned()))
+        );
+        assert_eq!(executable_mapping(&line.replace("r-x", "r--")), None);
+        assert_eq!(
+            executable_mapping("1000-2000 r-xp 00000000 00:00 0"),
+            Some((0x1000, 0x2000, String::new()))
+        );
+    }
+
+    #[test]
     fn status_by_field_names() {
         let text = "Name:\tx\nTgid:\t7\nPid:\t8\nTracerPid:\t0\nUid:\t1000\t0\t0\t0\n";
         assert_eq!(
@@ -236,8 +293,15 @@ mod tests {
             Some(ThreadStatus {
                 process: 7,
                 tracer: 0,
-                uid: 1000
+                uid: 1000,
+                filtered: false
             })
+        );
+        let filtered = format!("{text}Seccomp:\t2\nSeccomp_filters:\t1\n");
+        assert!(
+            ThreadStatus::parse(&filtered)
+                .expect("test data is good")
+                .filtered
         );
         assert_eq!(ThreadStatus::parse("Tgid:\t7\n"), None);
     }

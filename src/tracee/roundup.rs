@@ -194,21 +194,6 @@ impl Roundup {
     }
 
     fn not_stopping(&self, tid: i32) -> TraceError {
-        let (pid, timeout, wchan) = (self.pid, self.timeout, procfs::wait_channel(tid));
-        match ThreadStat::read(tid).map_or('?', |stat| stat.state) {
-            'D' => TraceError::Uninterruptible {
-                pid,
-                tid,
-                wchan,
-                timeout,
-            },
-            state => TraceError::NotStopping {
-                pid,
-                tid,
-                state,
-                wchan,
-                timeout,
-            },
-        }
+        procfs::not_stopping(self.pid, tid, self.timeout)
     }
 }

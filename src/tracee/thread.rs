@@ -31,6 +31,10 @@ pub struct Running {
 pub struct Stopped {
     tid: Pid,
     cause: StopCause,
+    /// Trace options that it has beyond those of a remote call (`PTRACE_O_*`).
+    pub(super) lasting_options: i32,
+    /// The signal that stopped it is back in the queue (`remote_call.rs`) and needs no handing over any more.
+    requeued: bool,
     bound: BoundToTracer,
 }
 
@@ -125,6 +129,8 @@ impl Running {
         Stopped {
             tid,
             cause,
+            requeued: false,
+            lasting_options: 0,
             bound: PhantomData,
         }
     }
@@ -143,6 +149,8 @@ impl Drop for Running {
             drop(Stopped {
                 tid: self.tid,
                 cause: cause_of(status),
+                requeued: false,
+                lasting_options: 0,
                 bound: PhantomData,
             });
         }
@@ -185,10 +193,7 @@ impl Stopped {
     ///
     /// This is the bare request. [`Self::let_go`] also takes care of an interrupted system call.
     pub(super) fn detach(self) -> Result<(), TraceError> {
-        let signal = match self.cause {
-            StopCause::Signal(signal) => signal,
-            _ => 0,
-        };
+        let signal = self.signal_to_deliver();
         let result = match sys::detach(self.tid, signal) {
             Ok(()) => Ok(()),
             // The types say that it is traced by us and stopped, so ESRCH has one meaning left: it was killed.
@@ -202,6 +207,19 @@ impl Stopped {
         result
     }
 
+    /// The signal to let it go on with, 0 for none.
+    pub(super) fn signal_to_deliver(&self) -> i32 {
+        match self.cause {
+            StopCause::Signal(signal) if !self.requeued => signal,
+            _ => 0,
+        }
+    }
+
+    /// Says that the thread has been let go on with its signal, and has come back without having been delivered it.
+    pub(super) fn signal_was_requeued(&mut self) {
+        self.requeued = true;
+    }
+
     /// Says that the thread runs although nobody here let it: execve(2) gave it the id of a thread that had stopped.
     pub(super) fn was_replaced(self) -> Running {
         let running = Running {
@@ -212,7 +230,7 @@ impl Stopped {
         running
     }
 
-    fn failed(&self, doing: &'static str, errno: Errno) -> TraceError {
+    pub(super) fn failed(&self, doing: &'static str, errno: Errno) -> TraceError {
         let tid = self.tid.as_raw();
         if errno == Errno::ESRCH {
             TraceError::Ended { pid: tid }
@@ -228,6 +246,8 @@ impl Drop for Stopped {
         let again = Self {
             tid: self.tid,
             cause: self.cause,
+            requeued: self.requeued,
+            lasting_options: self.lasting_options,
             bound: PhantomData,
         };
         drop(again.let_go());
@@ -237,7 +257,7 @@ impl Drop for Stopped {
 /// A tracee that ends is reported to its tracer first, and stays a zombie until the tracer has reaped it. Threads are
 /// reaped by nobody else, and a process is handed on to its parent by our reaping it; but if we are the parent ourselves,
 /// its exit status is for whoever waits for it.
-fn should_reap(tid: Pid) -> bool {
+pub(super) fn should_reap(tid: Pid) -> bool {
     let is_leader =
         ThreadStatus::read(tid.as_raw()).is_ok_and(|status| status.process == tid.as_raw());
     let is_our_child =
@@ -257,7 +277,7 @@ fn reap(tid: Pid) {
 }
 
 /// Takes apart the status of a stop: low byte signal, second byte event.
-fn cause_of(status: i32) -> StopCause {
+pub(super) fn cause_of(status: i32) -> StopCause {
     let (signal, event) = (status & 0xff, status >> 8);
     match (event, signal) {
         (EVENT_STOP, libc::SIGTRAP) => StopCause::Interrupt,

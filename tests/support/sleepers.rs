@@ -1,4 +1,5 @@
 //! Every system call that can sleep and be interrupted, as far as a program meets them.
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::io;
 use std::os::fd::IntoRawFd;

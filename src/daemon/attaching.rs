@@ -1,0 +1,74 @@
+//! `--pid`: attach to a process, serve it, say how it went.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use super::limits::raise_descriptors;
+use super::readiness::{Pidfile, ReadyDescriptor};
+use super::summary;
+use crate::cli::restore::{Cli, OnFailureName, PrefillName};
+use crate::failure::Failure;
+use crate::handover::{self, Attached};
+use crate::serve::{self, Guard, Outcome, Prefill, ServeError};
+use crate::session::OnFailure;
+use crate::source::SnapshotSource;
+use crate::tool;
+
+pub(super) fn run(args: Cli) -> Result<ExitCode, Failure> {
+    // Both are there unless --check is.
+    let (path, pid) = (
+        args.snapshot.unwrap_or_default(),
+        args.pid.unwrap_or_default(),
+    );
+    let ready = args.ready_fd.map(ReadyDescriptor::take).transpose()?;
+    // Before there is any other thread, and before the target is touched.
+    serve::hold_signals()
+        .map_err(|errno| Failure::Usage(format!("cannot hold signals: {errno}")))?;
+    let guard = Guard::start().map_err(|errno| ServeError::Kernel {
+        doing: "start the process that watches over this one",
+        errno,
+    })?;
+    raise_descriptors();
+    let snapshot = tool::open(&path)?;
+    let source = SnapshotSource::new(Arc::clone(&snapshot));
+    let on_failure = match args.on_failure {
+        OnFailureName::Poison => OnFailure::Poison,
+        OnFailureName::Kill => OnFailure::Kill,
+    };
+    let pidfile = args.pidfile.as_deref().map(Pidfile::write).transpose()?;
+    let options = handover::Options {
+        pid,
+        choices: &args.regions,
+        stop_timeout: args.stop_timeout,
+        on_failure,
+        guard: Some(&guard),
+    };
+    let attached = handover::attach(&snapshot, &source, &options)?;
+    let serving = summary::serving(&attached, &path, args.json);
+    let target = attached.handover.target.describe();
+    let Attached { handover, .. } = attached;
+    let options = serve::Options {
+        jobs: tool::threads(args.jobs),
+        prefill: match args.prefill {
+            PrefillName::None => Prefill::None,
+            PrefillName::All => Prefill::All,
+        },
+        on_failure,
+        finish_within: args.finish_within,
+        quiet: args.quiet || args.json,
+    };
+    let report = serve::serve(handover, &source, options, || {
+        // The reader of our output may be gone; the target is served nevertheless.
+        let _ = tool::print(&serving);
+        if let Some(ready) = ready {
+            ready.ready();
+        }
+    })?;
+    drop(guard);
+    drop(pidfile);
+    summary::done(&target, &report, args.quiet, args.json)?;
+    Ok(match report.outcome {
+        Outcome::Complete | Outcome::TargetEnded => ExitCode::SUCCESS,
+        Outcome::Failed => ExitCode::FAILURE,
+    })
+}

@@ -1,0 +1,31 @@
+//! What `uffd-restore` does with its command line.
+//!
+//! | file           | holds                                                   |
+//! |----------------|---------------------------------------------------------|
+//! | `attaching.rs` | `--pid`: attach, serve, report                          |
+//! | `check.rs`     | `--check`: what this kernel and this user can do        |
+//! | `readiness.rs` | telling others that the target is being served          |
+//! | `limits.rs`    | descriptors                                             |
+//! | `summary.rs`   | how it went, in one line                                |
+
+mod attaching;
+mod check;
+mod limits;
+mod readiness;
+mod summary;
+
+use std::process::ExitCode;
+
+use crate::cli::restore::Cli;
+use crate::failure::Failure;
+
+/// Does what was asked for.
+///
+/// # Errors
+/// The one error to print.
+pub fn run(args: Cli) -> Result<ExitCode, Failure> {
+    if args.check {
+        return check::run(args.json);
+    }
+    attaching::run(args)
+}

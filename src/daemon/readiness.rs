@@ -1,0 +1,62 @@
+//! Telling others that the target is being served.
+#![expect(unsafe_code, reason = "--ready-fd gives us a descriptor by its number")]
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+
+use crate::failure::Failure;
+
+/// A descriptor that somebody waits at.
+#[derive(Debug)]
+pub(super) struct ReadyDescriptor(OwnedFd);
+
+impl ReadyDescriptor {
+    /// Takes over a descriptor that was given to this program.
+    pub(super) fn take(number: RawFd) -> Result<Self, Failure> {
+        let usage = |why| Failure::Usage(format!("--ready-fd {number}: {why}"));
+        if number <= 2 {
+            return Err(usage(
+                "0, 1 and 2 have other uses: pass another one, as in 3>FILE",
+            ));
+        }
+        // SAFETY: the descriptor is ours if it is open at all, which the next line finds out: nothing in this program has
+        // opened one before the command line was read.
+        let owned = unsafe { OwnedFd::from_raw_fd(number) };
+        match fcntl(&owned, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)) {
+            Ok(_) => Ok(Self(owned)),
+            Err(_) => {
+                // Not open, so there is nothing to close.
+                std::mem::forget(owned);
+                Err(usage("it is not open in this program"))
+            }
+        }
+    }
+
+    /// Says so. Who waits may have gone away.
+    pub(super) fn ready(self) {
+        let _ = File::from(self.0).write_all(b"\n");
+    }
+}
+
+/// A file with this program's process id, as long as it runs.
+#[derive(Debug)]
+pub(super) struct Pidfile(PathBuf);
+
+impl Pidfile {
+    /// Writes the file.
+    pub(super) fn write(path: &Path) -> Result<Self, Failure> {
+        fs::write(path, format!("{}\n", std::process::id())).map_err(Failure::io("write", path))?;
+        Ok(Self(path.to_path_buf()))
+    }
+}
+
+impl Drop for Pidfile {
+    fn drop(&mut self) {
+        // Somebody else may have removed it.
+        let _ = fs::remove_file(&self.0);
+    }
+}

@@ -1,0 +1,195 @@
+//! What is said when serving begins, and how it went.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::Serialize;
+use snapshot_format::PAGE_BYTES;
+
+use crate::failure::Failure;
+use crate::handover::Attached;
+use crate::serve::{Outcome, Report};
+use crate::terminal::{printable, say};
+use crate::tool;
+
+/// The line on standard output when the target is being served.
+pub(super) fn serving(attached: &Attached, snapshot: &Path, json: bool) -> String {
+    let handover = &attached.handover;
+    let stood_still = attached.stood_still;
+    if json {
+        return as_json(&ServingJson {
+            event: "serving",
+            pid: handover.target.pid,
+            name: &handover.target.name,
+            owed_bytes: handover.space.owes(),
+            eager_bytes: attached.eager_bytes,
+            stood_still_seconds: stood_still.as_secs_f64(),
+        });
+    }
+    format!(
+        "serving {} from {}: {} in {} lazily, {} restored at once; it stood still for {}",
+        handover.target.describe(),
+        printable(&snapshot.display().to_string()),
+        size(handover.space.owes()),
+        tool::counted(attached.lazy as u64, "mapping"),
+        size(attached.eager_bytes),
+        time(stood_still),
+    )
+}
+
+/// The line at the end: for people on standard error, for programs on standard output.
+pub(super) fn done(target: &str, report: &Report, quiet: bool, json: bool) -> Result<(), Failure> {
+    if json {
+        return tool::print(&as_json(&DoneJson::from(report)));
+    }
+    if quiet && report.outcome != Outcome::Failed {
+        return Ok(());
+    }
+    let counts = &report.counts;
+    let how = match report.outcome {
+        Outcome::Complete => "all memory is in place",
+        Outcome::TargetEnded => "it ended",
+        Outcome::Failed => "not all of its memory could be restored",
+    };
+    let mut parts = vec![format!(
+        "{} pages by demand, {} with them, {} by prefill, {} zero, {} removed",
+        counts.demand, counts.neighbours, counts.prefill, counts.zero, counts.removed
+    )];
+    if counts.poisoned > 0 {
+        parts.push(format!(
+            "{} poisoned",
+            tool::counted(counts.poisoned, "page")
+        ));
+    }
+    if counts.untracked > 0 {
+        parts.push(format!(
+            "{} of memory that was not registered any more",
+            tool::counted(counts.untracked, "page")
+        ));
+    }
+    if counts.forks > 0 {
+        parts.push(tool::counted(counts.forks, "fork"));
+    }
+    if let (Some(median), Some(most)) =
+        (report.latency.quantile(0.5), report.latency.quantile(0.99))
+    {
+        parts.push(format!(
+            "{}, p50 {}, p99 {}",
+            tool::counted(report.latency.count(), "fault"),
+            time(median),
+            time(most)
+        ));
+    }
+    say(&format!(
+        "uffd-restore: {target}: {how}: {}; {}",
+        parts.join("; "),
+        time(report.time)
+    ));
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct ServingJson<'a> {
+    event: &'static str,
+    pid: i32,
+    name: &'a str,
+    owed_bytes: u64,
+    eager_bytes: u64,
+    stood_still_seconds: f64,
+}
+
+#[derive(Serialize)]
+struct DoneJson {
+    event: &'static str,
+    outcome: &'static str,
+    pages: Pages,
+    events: Events,
+    faults: u64,
+    fault_p50_us: Option<f64>,
+    fault_p99_us: Option<f64>,
+    seconds: f64,
+}
+
+#[derive(Serialize)]
+struct Pages {
+    demand: u64,
+    neighbours: u64,
+    prefill: u64,
+    zero: u64,
+    removed: u64,
+    present: u64,
+    untracked: u64,
+    poisoned: u64,
+}
+
+#[derive(Serialize)]
+struct Events {
+    fork: u64,
+    remap: u64,
+    remove: u64,
+    unmap: u64,
+    refused: u64,
+}
+
+impl From<&Report> for DoneJson {
+    fn from(report: &Report) -> Self {
+        let counts = &report.counts;
+        let quantile = |part| {
+            report
+                .latency
+                .quantile(part)
+                .map(|time| time.as_secs_f64() * 1e6)
+        };
+        Self {
+            event: "done",
+            outcome: match report.outcome {
+                Outcome::Complete => "complete",
+                Outcome::TargetEnded => "target-ended",
+                Outcome::Failed => "failed",
+            },
+            pages: Pages {
+                demand: counts.demand,
+                neighbours: counts.neighbours,
+                prefill: counts.prefill,
+                zero: counts.zero,
+                removed: counts.removed,
+                present: counts.present,
+                untracked: counts.untracked,
+                poisoned: counts.poisoned,
+            },
+            events: Events {
+                fork: counts.forks,
+                remap: counts.remaps,
+                remove: counts.removes,
+                unmap: counts.unmaps,
+                refused: counts.refused,
+            },
+            faults: counts.faults,
+            fault_p50_us: quantile(0.5),
+            fault_p99_us: quantile(0.99),
+            seconds: report.time.as_secs_f64(),
+        }
+    }
+}
+
+/// One line: a reader that reads lines gets each as it happens.
+fn as_json(value: &impl Serialize) -> String {
+    // Structures of numbers and strings always can be written.
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+pub(super) fn size(bytes: u64) -> String {
+    debug_assert!(bytes.is_multiple_of(PAGE_BYTES));
+    ByteSize(bytes).display().iec().to_string()
+}
+
+/// "12.3 µs", "45.6 ms", "1.23 s".
+pub(super) fn time(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    match seconds {
+        ..0.001 => format!("{:.1} µs", seconds * 1e6),
+        ..1.0 => format!("{:.1} ms", seconds * 1e3),
+        _ => format!("{seconds:.2} s"),
+    }
+}

@@ -1,0 +1,291 @@
+//! Attaching to a process: from its id to a [`Handover`].
+//!
+//! 1. All threads are stopped.
+//! 2. It is decided what goes where, and everything that can fail is tried: the userfaultfd is made inside the target, each
+//!    mapping registered and unregistered again, what must be there at once is decoded. Up to here a failure leaves the
+//!    target as it was.
+//! 3. What is there is dropped, before anything is registered: the drop of registered memory waits for its own REMOVE event to
+//!    be read. From here on a failure kills the target, for its memory is gone.
+//! 4. Whole mappings are registered. Whatever is present in them by then is written, not owed: pages that the kernel touches
+//!    without telling (`eager.rs`), and any that could not be dropped.
+//! 5. The threads go on.
+
+use std::fs::File;
+use std::time::Duration;
+
+use snapshot_format::{Snapshot, Source};
+
+use super::attach_error::AttachError;
+use super::contents::Contents;
+use super::memory::{Present, drop_content, map_missing, present_pages};
+use super::placement::{Choice, Place, Situation, Way, place};
+use super::{create, must_be_present};
+use crate::addr::{Addr, AddrRange};
+use crate::capture::TargetIdentity;
+use crate::capture::plan::candidates;
+use crate::serve::{Guard, Handover, Target};
+use crate::session::OnFailure;
+use crate::source::PageSource;
+use crate::space::AddressSpace;
+use crate::tracee::{StoppedProcess, TargetMemory};
+use crate::uffd::{Features, Userfaultfd};
+
+/// How to attach.
+#[derive(Debug, Clone, Copy)]
+pub struct Options<'a> {
+    /// The process.
+    pub pid: i32,
+    /// What to restore, and where; empty for everything.
+    pub choices: &'a [Choice],
+    /// How long to wait for its threads to stop.
+    pub stop_timeout: Duration,
+    /// What the kernel must be able to do.
+    pub on_failure: OnFailure,
+    /// Who takes over the responsibility for the target when it goes on.
+    pub guard: Option<&'a Guard>,
+}
+
+/// A target that waits to be served, and what was done to it.
+#[derive(Debug)]
+pub struct Attached {
+    /// What is to be served.
+    pub handover: Handover,
+    /// Pieces of regions that are restored lazily.
+    pub lazy: usize,
+    /// Bytes that were restored before the target went on.
+    pub eager_bytes: u64,
+    /// How long the target stood still.
+    pub stood_still: Duration,
+}
+
+/// Attaches to a process, and lets it go on.
+///
+/// # Errors
+/// [`AttachError`]; its text says whether the target was harmed.
+pub fn attach(
+    snapshot: &Snapshot<File>,
+    source: &dyn PageSource,
+    options: &Options<'_>,
+) -> Result<Attached, AttachError> {
+    if snapshot.parent().is_some() {
+        return Err(AttachError::Layered);
+    }
+    let features = wanted_features(snapshot, options.on_failure)?;
+    let mut process = StoppedProcess::stop(options.pid, options.stop_timeout)?;
+    let prepared = prepare(&mut process, snapshot, source, options, features);
+    // A process that was killed fails in many ways; only this one is true.
+    process.check_still_there()?;
+    let prepared = prepared?;
+    let target = prepared.target;
+    let done = match replace(
+        &mut process,
+        &prepared.places,
+        &prepared.userfaultfd,
+        prepared.contents,
+        prepared.eager,
+    ) {
+        Ok(done) => done,
+        Err(error) => {
+            process.check_still_there()?;
+            let killed = target.kill();
+            return Err(AttachError::Destroyed {
+                pid: target.pid,
+                why: Box::new(error),
+                killed: killed.is_ok(),
+            });
+        }
+    };
+    // As long as it stands still the kernel kills it if this program ends.
+    if let Some(guard) = options.guard {
+        guard.watch(&target);
+    }
+    let released = process.release()?;
+    Ok(Attached {
+        handover: Handover {
+            target,
+            userfaultfd: prepared.userfaultfd,
+            space: done.space,
+        },
+        lazy: prepared
+            .places
+            .iter()
+            .filter(|place| place.way != Way::Eager)
+            .count(),
+        eager_bytes: done.eager_bytes,
+        stood_still: released.stood_still,
+    })
+}
+
+/// What is ready when the target has not been touched yet.
+struct Prepared<'a> {
+    target: Target,
+    places: Vec<Place>,
+    userfaultfd: Userfaultfd,
+    contents: Contents<'a>,
+    /// Pages that cannot wait for a fault.
+    eager: Vec<Addr>,
+}
+
+fn prepare<'a>(
+    process: &mut StoppedProcess,
+    snapshot: &Snapshot<File>,
+    source: &'a dyn PageSource,
+    options: &Options<'_>,
+    features: Features,
+) -> Result<Prepared<'a>, AttachError> {
+    let pid = process.pid();
+    let identity = TargetIdentity::of(process).map_err(AttachError::Look)?;
+    let mappings = candidates(process).map_err(AttachError::Look)?;
+    let places = place(&Situation {
+        regions: snapshot.regions().as_slice(),
+        same_process: is_source(&snapshot.metadata().source, &identity),
+        mappings: &mappings,
+        choices: options.choices,
+    })?;
+    let target =
+        Target::open(pid, identity.name).map_err(|errno| AttachError::own("follow", pid, errno))?;
+    let eager: Vec<Addr> = must_be_present(process)?.into_iter().map(Addr).collect();
+    let mut contents = Contents::new(source);
+    contents.check(&places, &eager)?;
+    let userfaultfd = Userfaultfd::from(create(process)?);
+    userfaultfd
+        .agree(features)
+        .map_err(|errno| AttachError::Agree { pid, errno })?;
+    rehearse(&userfaultfd, &places)?;
+    map_missing(process, &places)?;
+    Ok(Prepared {
+        target,
+        places,
+        userfaultfd,
+        contents,
+        eager,
+    })
+}
+
+/// True when the target is the very process that the snapshot was taken of.
+fn is_source(source: &Source, identity: &TargetIdentity) -> bool {
+    match source {
+        Source::Process {
+            pid,
+            start_time,
+            boot_id,
+            ..
+        } => {
+            u64::try_from(identity.pid) == Ok(*pid)
+                && identity.start_ticks == *start_time
+                && !boot_id.is_empty()
+                && identity.boot_id == *boot_id
+        }
+        _ => false,
+    }
+}
+
+/// What the kernel must be able to do for this snapshot.
+fn wanted_features(
+    snapshot: &Snapshot<File>,
+    on_failure: OnFailure,
+) -> Result<Features, AttachError> {
+    let have = Features::of_this_kernel().map_err(AttachError::Unavailable)?;
+    let regions = || {
+        snapshot
+            .regions()
+            .as_slice()
+            .iter()
+            .map(|region| &region.region)
+    };
+    let mut wanted = Features::EVENTS.and(Features::THREAD_ID);
+    if regions().any(|region| region.shared) {
+        wanted = wanted.and(Features::SHMEM);
+    }
+    if on_failure == OnFailure::Poison {
+        wanted = wanted.and(Features::POISON);
+    }
+    let missing: Vec<&str> = wanted.missing_in(have).names().collect();
+    if !missing.is_empty() {
+        return Err(AttachError::KernelTooOld {
+            missing: missing.join(", "),
+        });
+    }
+    // For whatever kind the user sends regions to.
+    Ok(wanted.and(Features::SHMEM.and(Features::HUGETLBFS).common(have)))
+}
+
+/// Registers every mapping and unregisters it again, while nothing is lost yet.
+fn rehearse(userfaultfd: &Userfaultfd, places: &[Place]) -> Result<(), AttachError> {
+    for place in places.iter().filter(|place| place.way == Way::Lazy) {
+        register(userfaultfd, place)?;
+    }
+    for place in places.iter().filter(|place| place.way == Way::Lazy) {
+        userfaultfd
+            .unregister(place.mapping)
+            .map_err(|errno| AttachError::Register {
+                mapping: place.name.clone(),
+                errno,
+            })?;
+    }
+    Ok(())
+}
+
+fn register(userfaultfd: &Userfaultfd, place: &Place) -> Result<(), AttachError> {
+    userfaultfd
+        .register(place.mapping)
+        .map(drop)
+        .map_err(|errno| AttachError::Register {
+            mapping: place.name.clone(),
+            errno,
+        })
+}
+
+/// What is there after the memory was replaced.
+struct Replaced {
+    space: AddressSpace,
+    eager_bytes: u64,
+}
+
+/// Replaces what is in the target by what is in the snapshot, or by the debt of it.
+fn replace(
+    process: &mut StoppedProcess,
+    places: &[Place],
+    userfaultfd: &Userfaultfd,
+    mut contents: Contents<'_>,
+    eager: Vec<Addr>,
+) -> Result<Replaced, AttachError> {
+    process.kill_if_we_die()?;
+    drop_content(process, places)?;
+    let memory = TargetMemory::open(process.memory_tid())?;
+    let mut eager_bytes = 0;
+    for page in eager {
+        if let Some(place) = lazily_placed(places, page) {
+            eager_bytes += contents.write_page(place, page, &memory)?;
+        }
+    }
+    let mut space = AddressSpace::new();
+    for place in places.iter().filter(|place| place.way != Way::Eager) {
+        register(userfaultfd, place)?;
+        space.register(place.mapping, place.kind);
+        space.owe(place.at, place.first);
+    }
+    for place in places {
+        if place.way == Way::Eager {
+            eager_bytes += contents.write_all(place, place.at, &memory)?;
+            continue;
+        }
+        for Present(range) in present_pages(process, place)? {
+            eager_bytes += contents.write_all(place, range, &memory)?;
+            space.settle(range);
+        }
+    }
+    Ok(Replaced { space, eager_bytes })
+}
+
+fn lazily_placed(places: &[Place], page: Addr) -> Option<&Place> {
+    places
+        .iter()
+        .find(|place| place.way != Way::Eager && place.at.contains(page))
+}
+
+/// A part of a place.
+pub(super) fn pages_of(place: &Place, part: AddrRange) -> std::ops::Range<u64> {
+    let first = place.first.0 + part.start.since(place.at.start) / snapshot_format::PAGE_BYTES;
+    first..first + part.len() / snapshot_format::PAGE_BYTES
+}

@@ -1,0 +1,107 @@
+//! Memory of a stopped target: making it, emptying it, and what is left in it.
+
+use nix::errno::Errno;
+use snapshot_format::PAGE_BYTES;
+
+use super::attach_error::AttachError;
+use super::placement::{Place, Way};
+use crate::addr::AddrRange;
+use crate::capture::pagemap::{PageState, Pagemap};
+use crate::tracee::{RemoteCallError, RemoteCaller, StoppedProcess};
+
+/// `MADV_DONTNEED_LOCKED` of `<asm-generic/mman-common.h>`, Linux 5.18: also where pages are locked.
+const MADV_DONTNEED_LOCKED: i32 = 24;
+
+/// Maps the places where nothing is. If one cannot be mapped, none is.
+pub(super) fn map_missing(
+    process: &mut StoppedProcess,
+    places: &[Place],
+) -> Result<(), AttachError> {
+    let missing: Vec<&Place> = places
+        .iter()
+        .filter(|place| place.way == Way::Mapped)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let pid = process.pid();
+    let mut caller = process.caller()?;
+    for (done, place) in missing.iter().enumerate() {
+        if let Err(error) = map(&mut caller, place) {
+            for place in missing.iter().take(done) {
+                // The failure that matters is the first one.
+                let _ = caller.unmap(place.at.start.0, place.at.len());
+            }
+            return Err(AttachError::remote("map memory", pid, error));
+        }
+    }
+    caller.finish()?;
+    Ok(())
+}
+
+fn map(caller: &mut RemoteCaller<'_>, place: &Place) -> Result<(), RemoteCallError> {
+    let huge = if place.kind.page_bytes > PAGE_BYTES {
+        libc::MAP_HUGETLB | libc::MAP_HUGE_2MB
+    } else {
+        0
+    };
+    let execute = if place.executable { libc::PROT_EXEC } else { 0 };
+    let rights = libc::PROT_READ | libc::PROT_WRITE | execute;
+    let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE | huge;
+    let at = caller.map_anonymous(place.at.start.0, place.at.len(), rights, flags)?;
+    if at != place.at.start.0 {
+        // Before Linux 4.17 the flag is not known, and the address only a wish.
+        caller.unmap(at, place.at.len())?;
+        return Err(RemoteCallError::Refused(Errno::EEXIST));
+    }
+    Ok(())
+}
+
+/// Drops what is in the places that are to be filled lazily.
+pub(super) fn drop_content(
+    process: &mut StoppedProcess,
+    places: &[Place],
+) -> Result<(), AttachError> {
+    let pid = process.pid();
+    let mut caller = process.caller()?;
+    for place in places.iter().filter(|place| place.way == Way::Lazy) {
+        let advice = match (place.kind.shared, place.locked) {
+            // The file's pages as well, not only their mapping.
+            (true, _) => libc::MADV_REMOVE,
+            (false, true) => MADV_DONTNEED_LOCKED,
+            (false, false) => libc::MADV_DONTNEED,
+        };
+        caller
+            .advise(place.at.start.0, place.at.len(), advice)
+            .map_err(|error| AttachError::remote("drop the old content of memory", pid, error))?;
+    }
+    caller.finish()?;
+    Ok(())
+}
+
+/// Pages that are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Present(pub(super) AddrRange);
+
+/// What is present in a place, in whole pages of its mapping.
+pub(super) fn present_pages(
+    process: &StoppedProcess,
+    place: &Place,
+) -> Result<Vec<Present>, AttachError> {
+    let pid = process.pid();
+    let failed = |source| AttachError::own("look at the memory of", pid, source);
+    let pagemap = Pagemap::open(process.memory_tid()).map_err(failed)?;
+    let mut present = Vec::new();
+    pagemap
+        .for_each_run(place.at.start.0, place.at.end.0, |run| {
+            if matches!(
+                run.state,
+                PageState::Content | PageState::Zero | PageState::Swapped
+            ) {
+                present.push(Present(AddrRange::new(run.start, run.end)));
+            }
+            Ok::<(), std::io::Error>(())
+        })
+        .map_err(failed)?;
+    Ok(present)
+}

@@ -1,0 +1,46 @@
+//! Processes as descriptors.
+#![expect(
+    unsafe_code,
+    reason = "pidfd_open and pidfd_getfd, which nix does not have"
+)]
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+
+/// `PIDFD_THREAD` of `<linux/pidfd.h>`: for a thread that is not the leader of its process, since Linux 6.9.
+const PIDFD_THREAD: libc::c_int = libc::O_EXCL;
+
+/// A descriptor for a process, readable when it has ended (pidfd_open(2)). `pid` is the id of its leader.
+///
+/// # Errors
+/// ESRCH without such a process, EINVAL for a thread that is not a leader, EMFILE, ENOSYS before Linux 5.3.
+pub fn pidfd(pid: i32) -> Result<OwnedFd, Errno> {
+    open(pid, 0)
+}
+
+/// The same for any thread: the only way to the descriptors of a process whose leader has ended.
+pub(super) fn pidfd_of_thread(tid: i32) -> Result<OwnedFd, Errno> {
+    open(tid, PIDFD_THREAD)
+}
+
+fn open(id: i32, flags: libc::c_int) -> Result<OwnedFd, Errno> {
+    // SAFETY: plain numbers; the kernel reads and writes no memory of this process.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, id, flags) };
+    own(result)
+}
+
+/// A descriptor for the same open file as `descriptor` is in the other process, closed on exec (pidfd_getfd(2)).
+pub(super) fn fetch(process: BorrowedFd<'_>, descriptor: RawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: plain numbers; the kernel reads and writes no memory of this process.
+    let result =
+        unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), descriptor, 0) };
+    own(result)
+}
+
+fn own(result: libc::c_long) -> Result<OwnedFd, Errno> {
+    let descriptor = Errno::result(result)?;
+    let descriptor = RawFd::try_from(descriptor).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel has just created it and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}

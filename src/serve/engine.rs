@@ -1,0 +1,361 @@
+//! The loop of one session. The only thread that reads its userfaultfds and installs its pages.
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use nix::sched::sched_yield;
+use snapshot_format::PAGE_BYTES;
+
+use super::filling::Filling;
+use super::poller::{Poller, Ready};
+use super::pool::{Done, Pool, Purpose};
+use super::supply::Supply;
+use super::{Handover, Options, Outcome, Prefill, Report, ServeError, Target, cannot};
+use crate::addr::Addr;
+use crate::progress::Progress;
+use crate::session::{Installer, Notice, Session, SpaceId, Turn};
+use crate::source::PageSource;
+use crate::terminal::say;
+use crate::uffd::{Stop, Userfaultfd};
+
+/// How often address spaces that say nothing are asked whether they still exist: no event tells of exit or exec.
+const LOOK_AROUND: Duration = Duration::from_millis(100);
+/// An address where hardly anybody has memory: see [`Userfaultfd::probe`].
+const NOWHERE: Addr = Addr(0x1_0000);
+
+/// The first address space of a session.
+const ROOT: SpaceId = SpaceId(0);
+
+/// A session and everything around it.
+pub(super) struct Engine {
+    pub(super) session: Session<Userfaultfd>,
+    pub(super) supply: Supply,
+    pub(super) poller: Poller,
+    pub(super) target: Target,
+    pub(super) root: SpaceId,
+    pub(super) options: Options,
+    pub(super) filling: Filling,
+    /// Address spaces that need another turn although they have said nothing.
+    pub(super) soon: BTreeSet<SpaceId>,
+    /// Turns in a row that brought nothing forward.
+    stalls: u32,
+    looked_around: Instant,
+    /// Signals that asked us to end.
+    pub(super) asked_to_end: usize,
+    /// When to give up finishing.
+    pub(super) deadline: Option<Instant>,
+    /// Something was not served.
+    pub(super) failed: bool,
+    pub(super) complaints: Complaints,
+    /// A descriptor to give away when there are none left.
+    pub(super) reserve: Option<OwnedFd>,
+    progress: Progress,
+    progressed: u64,
+}
+
+/// What has been said already, so that a log stays readable.
+#[derive(Debug, Default)]
+pub(super) struct Complaints {
+    pub(super) pages: u64,
+    pub(super) memory: bool,
+    pub(super) descriptors: bool,
+}
+
+/// Serves a target until nothing is owed to it or its descendants any more, or they have ended.
+///
+/// # Errors
+/// [`ServeError`], before anything has been served. Afterwards there is no error that is not part of the report.
+pub fn serve(
+    handover: Handover,
+    source: &dyn PageSource,
+    options: Options,
+    ready: impl FnOnce(),
+) -> Result<Report, ServeError> {
+    let started = Instant::now();
+    let (pool, poller) = match tools(&handover, source, options) {
+        Ok(tools) => tools,
+        Err(error) => {
+            // Its memory is gone already, and nobody will bring it.
+            handover.kill();
+            return Err(error);
+        }
+    };
+    let mut engine = Engine::new(handover, Supply::new(source, pool), poller, options);
+    ready();
+    // Whatever happens in the loop, nothing that is owed may become zeros.
+    let ran = catch_unwind(AssertUnwindSafe(|| engine.run()));
+    if ran.is_err() {
+        engine.give_up("this program failed (please report it)");
+        engine.await_deaths();
+    }
+    Ok(engine.report(started))
+}
+
+/// Everything that may fail to be had.
+fn tools(
+    handover: &Handover,
+    source: &dyn PageSource,
+    options: Options,
+) -> Result<(Pool, Poller), ServeError> {
+    let pool = Pool::start(source, options.jobs).map_err(ServeError::Thread)?;
+    let poller =
+        Poller::new(pool.bell(), handover.target.as_fd()).map_err(cannot("wait for events"))?;
+    poller
+        .add(ROOT, &handover.userfaultfd)
+        .map_err(cannot("watch the userfaultfd"))?;
+    Ok((pool, poller))
+}
+
+impl Engine {
+    fn new(handover: Handover, supply: Supply, poller: Poller, options: Options) -> Self {
+        let mut session = Session::new(options.on_failure);
+        let owed = handover.space.owes();
+        let root = session.add(handover.userfaultfd, handover.space);
+        debug_assert!(root == ROOT);
+        let hidden = options.quiet || options.prefill == Prefill::None;
+        Self {
+            session,
+            supply,
+            poller,
+            target: handover.target,
+            root,
+            options,
+            filling: Filling::default(),
+            // What there is to read already, and address spaces that are owed nothing.
+            soon: BTreeSet::from([root]),
+            stalls: 0,
+            looked_around: Instant::now(),
+            asked_to_end: 0,
+            deadline: None,
+            failed: false,
+            complaints: Complaints::default(),
+            reserve: reserve(),
+            progress: Progress::new("restoring", Some(owed), hidden),
+            progressed: owed,
+        }
+    }
+
+    pub(super) fn watch(&mut self, id: SpaceId) -> nix::Result<()> {
+        match self.session.installer(id) {
+            Some(userfaultfd) => self.poller.add(id, userfaultfd),
+            None => Ok(()),
+        }
+    }
+
+    fn run(&mut self) {
+        let mut ready = Vec::new();
+        while self.session.spaces().next().is_some() {
+            let most = self.patience();
+            if let Err(errno) = self.poller.wait(most, &mut ready) {
+                self.give_up(&format!("cannot wait for events: {errno}"));
+                self.await_deaths();
+                return;
+            }
+            let now = Instant::now();
+            let spaces = std::mem::take(&mut self.soon);
+            let mut busy = false;
+            for ready in ready.drain(..) {
+                match ready {
+                    Ready::Space(id) => {
+                        busy = true;
+                        self.turn(id, now);
+                    }
+                    Ready::Pool => {
+                        busy = true;
+                        self.take_from_pool(now);
+                    }
+                    Ready::TargetEnded => self.target_ended(),
+                    Ready::Signal => self.signalled(now),
+                }
+            }
+            for id in spaces {
+                self.turn(id, now);
+            }
+            busy |= self.install_ahead(now);
+            self.fetch_ahead();
+            self.look_around(now);
+            self.check_deadline(now);
+            self.stalls = if busy {
+                0
+            } else {
+                self.stalls.saturating_add(1)
+            };
+        }
+    }
+
+    /// How long to wait for the next thing to happen.
+    fn patience(&mut self) -> Duration {
+        if self.soon.is_empty() {
+            return if self.filling.has_content() {
+                Duration::ZERO
+            } else {
+                LOOK_AROUND
+            };
+        }
+        // A thread that was told of something has to run before the kernel lets us go on: it needs the processor.
+        match self.stalls {
+            0..=50 => {
+                // It cannot fail on Linux.
+                let _ = sched_yield();
+            }
+            stalls => std::thread::sleep(Duration::from_micros(u64::from(stalls).min(1000))),
+        }
+        Duration::ZERO
+    }
+
+    /// A turn of one address space, and of those that it forks.
+    fn turn(&mut self, id: SpaceId, now: Instant) {
+        match self.session.turn(id, &mut self.supply, now) {
+            Turn::Idle => {}
+            Turn::Soon => {
+                self.soon.insert(id);
+            }
+            Turn::Gone => self.gone(id),
+        }
+        self.act_on_notices();
+        self.end_if_finished(id);
+    }
+
+    fn take_from_pool(&mut self, now: Instant) {
+        self.supply.pool.silence();
+        while let Some(Done {
+            request,
+            block,
+            purpose,
+        }) = self.supply.pool.take()
+        {
+            match purpose {
+                Purpose::Demand => {
+                    match self.session.deliver(&request, &block, now) {
+                        Turn::Idle => {}
+                        Turn::Soon => {
+                            self.soon.insert(request.space);
+                        }
+                        Turn::Gone => self.gone(request.space),
+                    }
+                    self.supply.pool.give_back(block);
+                    self.act_on_notices();
+                    self.end_if_finished(request.space);
+                }
+                Purpose::Fill => self.filling.fetched(request, block),
+            }
+        }
+    }
+
+    /// Asks address spaces whether they still exist.
+    fn look_around(&mut self, now: Instant) {
+        if now.duration_since(self.looked_around) < LOOK_AROUND {
+            return;
+        }
+        self.looked_around = now;
+        self.look_for_the_dead();
+        if self.reserve.is_none() {
+            self.reserve = reserve();
+        }
+        let owed = self.session.owes();
+        if let Some(bytes) = self.progressed.checked_sub(owed) {
+            self.progress.add(bytes);
+            self.progressed = owed;
+        }
+    }
+
+    pub(super) fn look_for_the_dead(&mut self) {
+        let spaces: Vec<SpaceId> = self.session.spaces().collect();
+        for id in spaces {
+            let userfaultfd = self.session.installer_mut(id);
+            let state = userfaultfd
+                .and_then(|userfaultfd| Installer::probe(userfaultfd, NOWHERE, PAGE_BYTES));
+            if state == Some(Stop::Gone) {
+                self.gone(id);
+            } else {
+                self.end_if_finished(id);
+            }
+        }
+    }
+
+    fn target_ended(&mut self) {
+        self.poller.remove(&self.target);
+        self.look_for_the_dead();
+    }
+
+    /// An address space has ceased to exist.
+    pub(super) fn gone(&mut self, id: SpaceId) {
+        if id == self.root && self.session.space(id).is_some_and(|space| space.owes() > 0) {
+            self.filling.note_death_owing();
+        }
+        self.filling.forget(id);
+        self.soon.remove(&id);
+        drop(self.session.end(id));
+    }
+
+    /// Nothing is owed any more: closing the descriptor unregisters the memory and wakes whoever waits, for zeros.
+    fn end_if_finished(&mut self, id: SpaceId) {
+        if self.session.is_finished(id) {
+            self.gone(id);
+        }
+    }
+
+    fn act_on_notices(&mut self) {
+        for notice in self.session.notices() {
+            match notice {
+                Notice::Forked { child } => {
+                    if let Err(errno) = self.watch(child) {
+                        self.broken(
+                            child,
+                            &format!("cannot watch the userfaultfd of a forked child: {errno}"),
+                        );
+                    }
+                    // Its turn comes before anything else is waited for.
+                    self.soon.insert(child);
+                }
+                Notice::Gone(id) => self.gone(id),
+                Notice::Poisoned { range, why, .. } => self.poisoned(range, &why),
+                Notice::Kill {
+                    space,
+                    range,
+                    thread,
+                    why,
+                } => {
+                    let what = format!("the page at {} cannot be served: {why}", range.start);
+                    self.kill(space, thread, &what);
+                }
+                Notice::Broken { space, what } => self.broken(space, &what),
+                Notice::NoDescriptor(id) => self.no_descriptor(id),
+                Notice::NoMemory(_) => self.no_memory(),
+            }
+        }
+    }
+
+    fn report(self, started: Instant) -> Report {
+        let outcome = if self.failed || self.session.counts().poisoned > 0 {
+            Outcome::Failed
+        } else if self.filling.died_owing() {
+            Outcome::TargetEnded
+        } else {
+            Outcome::Complete
+        };
+        Report {
+            outcome,
+            counts: *self.session.counts(),
+            latency: self.session.latency().clone(),
+            time: started.elapsed(),
+        }
+    }
+
+    /// True when pages are to be installed ahead.
+    pub(super) fn fills(&self) -> bool {
+        self.options.prefill == Prefill::All || self.asked_to_end > 0
+    }
+}
+
+/// An open descriptor, to be closed when the kernel has none left for a forked child.
+fn reserve() -> Option<OwnedFd> {
+    std::fs::File::open("/dev/null").ok().map(OwnedFd::from)
+}
+
+/// Says one line about the target.
+pub(super) fn tell(target: &Target, what: &str) {
+    say(&format!("uffd-restore: {}: {what}", target.describe()));
+}

@@ -1,0 +1,117 @@
+//! Pages that nobody waits for. One block at a time, and only when everything that was asked for is done.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
+
+use super::engine::Engine;
+use super::pool::Purpose;
+use crate::addr::Addr;
+use crate::session::{Block, Request, SpaceId};
+
+/// Pages of one request: 256 KiB are installed in about 100 µs, and no fault waits longer for that.
+const PAGES: u64 = 64;
+
+/// What has been fetched ahead, and what is being fetched.
+#[derive(Debug, Default)]
+pub(super) struct Filling {
+    fetched: VecDeque<(Request, Block)>,
+    under_way: usize,
+    /// For each address space, how far its memory has been asked for in this round, and how many requests are out.
+    rounds: BTreeMap<SpaceId, Round>,
+    /// The space asked for last: each gets its turn.
+    last: Option<SpaceId>,
+    died_owing: bool,
+}
+
+#[derive(Debug, Default)]
+struct Round {
+    reached: Addr,
+    out: usize,
+}
+
+impl Filling {
+    pub(super) fn has_content(&self) -> bool {
+        !self.fetched.is_empty()
+    }
+
+    pub(super) fn fetched(&mut self, request: Request, block: Block) {
+        self.fetched.push_back((request, block));
+    }
+
+    fn taken(&mut self, space: SpaceId) {
+        self.under_way = self.under_way.saturating_sub(1);
+        if let Some(round) = self.rounds.get_mut(&space) {
+            round.out = round.out.saturating_sub(1);
+        }
+    }
+
+    pub(super) fn forget(&mut self, space: SpaceId) {
+        self.rounds.remove(&space);
+    }
+
+    pub(super) fn died_owing(&self) -> bool {
+        self.died_owing
+    }
+
+    pub(super) fn note_death_owing(&mut self) {
+        self.died_owing = true;
+    }
+}
+
+impl Engine {
+    /// Installs one block that was fetched ahead. True if there was one.
+    pub(super) fn install_ahead(&mut self, now: Instant) -> bool {
+        let Some((request, block)) = self.filling.fetched.pop_front() else {
+            return false;
+        };
+        self.filling.taken(request.space);
+        self.session.deliver_fill(&request, &block, now);
+        self.supply.pool.give_back(block);
+        self.soon_again(request.space);
+        true
+    }
+
+    /// What a block brought about is dealt with in a turn.
+    fn soon_again(&mut self, space: SpaceId) {
+        if self.session.is_finished(space) || self.session.waiting(space) > 0 {
+            self.soon.insert(space);
+        }
+    }
+
+    /// Keeps the pool busy, but not far ahead.
+    pub(super) fn fetch_ahead(&mut self) {
+        if !self.fills() {
+            return;
+        }
+        let most = 2 * self.options.jobs;
+        let spaces: Vec<SpaceId> = self.session.spaces().collect();
+        let after = spaces.partition_point(|&space| Some(space) <= self.filling.last);
+        for &space in spaces[after..].iter().chain(&spaces[..after]) {
+            if self.filling.under_way >= most {
+                return;
+            }
+            if self.fetch_for(space) {
+                self.filling.last = Some(space);
+            }
+        }
+    }
+
+    fn fetch_for(&mut self, space: SpaceId) -> bool {
+        let round = self.filling.rounds.entry(space).or_default();
+        let Some(request) = self.session.fill_request(space, PAGES) else {
+            return false;
+        };
+        if request.at < round.reached && round.out > 0 {
+            // From the start again, but not before the end of this round is in: it would be fetched twice.
+            return false;
+        }
+        round.reached = request.at;
+        round.out += 1;
+        self.filling.under_way += 1;
+        if !self.supply.pool.ask(request, Purpose::Fill) {
+            self.filling.taken(space);
+            return false;
+        }
+        true
+    }
+}

@@ -1,0 +1,110 @@
+//! Everything that can make the loop go on, in one place.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::session::SpaceId;
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ready {
+    /// An address space has something to say.
+    Space(SpaceId),
+    /// The pool has finished something.
+    Pool,
+    /// The target has ended.
+    TargetEnded,
+    /// Somebody asks us to end.
+    Signal,
+}
+
+const POOL: u64 = 0;
+const TARGET: u64 = 1;
+const SIGNAL: u64 = 2;
+const FIRST_SPACE: u64 = 16;
+
+/// Signals that ask this program to end.
+pub const ENDING_SIGNALS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+
+/// Keeps the signals that ask this program to end from ending it at once. For the first thread, before it starts others.
+///
+/// # Errors
+/// None is expected.
+pub fn hold_signals() -> Result<(), Errno> {
+    ENDING_SIGNALS
+        .into_iter()
+        .collect::<SigSet>()
+        .thread_block()
+}
+
+pub(super) struct Poller {
+    epoll: Epoll,
+    signals: SignalFd,
+    events: Vec<EpollEvent>,
+}
+
+impl Poller {
+    pub(super) fn new(pool: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<Self, Errno> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let signals: SigSet = ENDING_SIGNALS.into_iter().collect();
+        let signals =
+            SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        epoll.add(pool, EpollEvent::new(EpollFlags::EPOLLIN, POOL))?;
+        epoll.add(target, EpollEvent::new(EpollFlags::EPOLLIN, TARGET))?;
+        epoll.add(
+            signals.as_fd(),
+            EpollEvent::new(EpollFlags::EPOLLIN, SIGNAL),
+        )?;
+        Ok(Self {
+            epoll,
+            signals,
+            events: vec![EpollEvent::empty(); 64],
+        })
+    }
+
+    /// Watches the userfaultfd of an address space.
+    pub(super) fn add(&self, id: SpaceId, descriptor: impl AsFd) -> Result<(), Errno> {
+        self.epoll.add(
+            descriptor,
+            EpollEvent::new(EpollFlags::EPOLLIN, FIRST_SPACE + id.0),
+        )
+    }
+
+    /// Watches no more. Closing a descriptor does that too.
+    pub(super) fn remove(&self, descriptor: impl AsFd) {
+        let _ = self.epoll.delete(descriptor);
+    }
+
+    /// Waits until something happens, no longer than `most`.
+    pub(super) fn wait(&mut self, most: Duration, ready: &mut Vec<Ready>) -> Result<(), Errno> {
+        ready.clear();
+        let timeout = EpollTimeout::try_from(most).unwrap_or(EpollTimeout::MAX);
+        let count = match self.epoll.wait(&mut self.events, timeout) {
+            Ok(count) => count,
+            Err(Errno::EINTR) => 0,
+            Err(errno) => return Err(errno),
+        };
+        ready.extend(
+            self.events
+                .iter()
+                .take(count)
+                .map(|event| match event.data() {
+                    POOL => Ready::Pool,
+                    TARGET => Ready::TargetEnded,
+                    SIGNAL => Ready::Signal,
+                    space => Ready::Space(SpaceId(space - FIRST_SPACE)),
+                }),
+        );
+        Ok(())
+    }
+
+    /// How many signals have come.
+    pub(super) fn signals(&self) -> usize {
+        std::iter::from_fn(|| self.signals.read_signal().ok().flatten()).count()
+    }
+}

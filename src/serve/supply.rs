@@ -1,0 +1,43 @@
+//! Where a fault's content comes from: this thread, or the others.
+
+use super::pool::{Pool, Purpose};
+use crate::session::{Block, Request, Supplier};
+use crate::source::{PageReader, PageSource};
+
+/// Pages of a frame that are decoded at once rather than by another thread: waking it costs as much as 64 KiB of decoding.
+const INLINE_PAGES: u64 = 16;
+
+/// Content for faults. A lone fault is decoded here and now; when several wait, all but the last go to the pool.
+pub(super) struct Supply {
+    reader: Box<dyn PageReader>,
+    block: Block,
+    small: bool,
+    pub(super) pool: Pool,
+}
+
+impl Supply {
+    pub(super) fn new(source: &dyn PageSource, pool: Pool) -> Self {
+        Self {
+            reader: source.reader(),
+            block: Block::default(),
+            small: source.granularity() <= INLINE_PAGES,
+            pool,
+        }
+    }
+}
+
+impl Supplier for Supply {
+    fn fetch(&mut self, request: &Request) -> Option<&Block> {
+        let elsewhere = request.crowded || !self.small || request.needed > INLINE_PAGES;
+        if elsewhere && self.pool.ask(request.clone(), Purpose::Demand) {
+            return None;
+        }
+        self.reader.read(
+            request.page,
+            request.needed,
+            &request.welcome,
+            &mut self.block,
+        );
+        Some(&self.block)
+    }
+}

@@ -1,0 +1,292 @@
+//! Answering faults.
+
+use std::time::Instant;
+
+use snapshot_format::{PAGE_BYTES, PageNo};
+
+use super::block::{Block, What};
+use super::fill::Purpose;
+use super::install::{Progress, Put};
+use super::member::Birth;
+use super::notice::{Notice, OnFailure};
+use super::{Installer, Request, Session, SpaceId, Supplier, Turn};
+use crate::addr::{Addr, AddrRange};
+use crate::space::Found;
+use crate::uffd::Stop;
+
+/// An address where hardly anybody has memory. Asking about it tells whether anything is half told, wherever it is.
+const NOWHERE: Addr = Addr(0x1_0000);
+
+impl<I: Installer> Session<I> {
+    /// Answers the faults that have been read.
+    pub(super) fn answer_all(
+        &mut self,
+        id: SpaceId,
+        supplier: &mut impl Supplier,
+        now: Instant,
+    ) -> Turn {
+        let mut not_now: Vec<Addr> = Vec::new();
+        let mut over = false;
+        while let Some(page) = self.next_fault(id) {
+            match self.answer(id, page, supplier, now) {
+                Progress::Refused | Progress::NoMemory => not_now.push(page),
+                Progress::Over => {
+                    over = true;
+                    break;
+                }
+                Progress::Done | Progress::Requested | Progress::Changed => {}
+            }
+        }
+        let Some(member) = self.members.get_mut(&id) else {
+            return Turn::Gone;
+        };
+        let mut soon = !not_now.is_empty();
+        for page in not_now {
+            member.waiting.put_back(page);
+        }
+        if over && !member.broken {
+            self.notices.push(Notice::Gone(id));
+            return Turn::Gone;
+        }
+        soon |= self.ask_whether_all_is_told(id);
+        if soon { Turn::Soon } else { Turn::Idle }
+    }
+
+    fn next_fault(&mut self, id: SpaceId) -> Option<Addr> {
+        let member = self.members.get_mut(&id)?;
+        // Moves that are in effect here already come before any page is looked up.
+        if member.broken || !member.resolve_echoes() {
+            return None;
+        }
+        member.waiting.next()
+    }
+
+    /// Asks the kernel, where it matters. True when it still is not so.
+    fn ask_whether_all_is_told(&mut self, id: SpaceId) -> bool {
+        let Some(member) = self.members.get_mut(&id) else {
+            return false;
+        };
+        if !member.echoes.is_empty() {
+            return true;
+        }
+        if !member.space.wants_quiescence() && member.open_children.is_empty() {
+            return false;
+        }
+        match member.installer.probe(NOWHERE, PAGE_BYTES) {
+            Some(Stop::Changing) => true,
+            Some(Stop::Gone) => false,
+            _ => {
+                self.quiescent(id);
+                false
+            }
+        }
+    }
+
+    /// Answers one fault, deciding anew for as long as things happen meanwhile.
+    fn answer(
+        &mut self,
+        id: SpaceId,
+        page: Addr,
+        supplier: &mut impl Supplier,
+        now: Instant,
+    ) -> Progress {
+        loop {
+            let progress = self.try_to_answer(id, page, supplier, now);
+            let member = self.members.get_mut(&id);
+            if progress != Progress::Changed {
+                return progress;
+            }
+            if !member.is_some_and(|member| member.resolve_echoes()) {
+                return Progress::Refused;
+            }
+        }
+    }
+
+    fn try_to_answer(
+        &mut self,
+        id: SpaceId,
+        page: Addr,
+        supplier: &mut impl Supplier,
+        now: Instant,
+    ) -> Progress {
+        let Some(member) = self.members.get_mut(&id) else {
+            return Progress::Over;
+        };
+        let range = AddrRange::at(page, member.page_bytes(page));
+        match member.space.at(page) {
+            Found::Owed(number) => {
+                let request = self.request(id, range, number);
+                let Some(block) = supplier.fetch(&request) else {
+                    if let Some(member) = self.members.get_mut(&id) {
+                        member.waiting.requested(page);
+                    }
+                    return Progress::Requested;
+                };
+                self.put_wanted(&request, block, now)
+            }
+            Found::Poisoned => {
+                member.installer.wake(range);
+                self.answered(id, page);
+                Progress::Done
+            }
+            Found::Nothing if member.may_have_been_moved_to(page) => {
+                if matches!(member.birth, Birth::Orphaned(_)) {
+                    let why = "the parent died in the middle of moving memory here";
+                    return self.refuse(id, range, PageNo(0), why, now);
+                }
+                Progress::Refused
+            }
+            Found::Nothing => {
+                let progress = self.put_zero_page(id, page, now);
+                if progress == Progress::Done {
+                    self.counts.zero += 1;
+                    self.answered(id, page);
+                }
+                progress
+            }
+        }
+    }
+
+    fn request(&self, id: SpaceId, range: AddrRange, page: PageNo) -> Request {
+        let needed = range.len() / PAGE_BYTES;
+        let alone = page.0..page.0 + needed;
+        let member = self.members.get(&id);
+        let welcome = member
+            .and_then(|member| member.space.run_around(range.start))
+            .map_or(alone, |(run, first)| {
+                first.0..first.0 + run.len() / PAGE_BYTES
+            });
+        Request {
+            space: id,
+            at: range.start,
+            page,
+            needed,
+            welcome,
+            crowded: member.is_some_and(|member| member.waiting.unrequested() > 1),
+        }
+    }
+
+    /// Content that was asked for has come. If it does not belong there any more, whoever waits is asked to ask again.
+    pub fn deliver(&mut self, request: &Request, block: &Block, now: Instant) -> Turn {
+        let (id, page) = (request.space, request.at);
+        let Some(member) = self.members.get_mut(&id) else {
+            return Turn::Gone;
+        };
+        if member.space.at(page) != Found::Owed(request.page) {
+            let range = AddrRange::at(page, member.page_bytes(page));
+            member.installer.wake(range);
+            self.answered(id, page);
+            return Turn::Idle;
+        }
+        match self.put_wanted(request, block, now) {
+            Progress::Done | Progress::Requested => Turn::Idle,
+            Progress::Over => {
+                self.notices.push(Notice::Gone(id));
+                Turn::Gone
+            }
+            Progress::Changed | Progress::Refused | Progress::NoMemory => {
+                if let Some(member) = self.members.get_mut(&id) {
+                    member.waiting.ask_again(page);
+                }
+                Turn::Soon
+            }
+        }
+    }
+
+    /// Installs what a thread waits for, then what came with it.
+    fn put_wanted(&mut self, request: &Request, block: &Block, now: Instant) -> Progress {
+        let (id, needed) = (
+            request.space,
+            request.page.0..request.page.0 + request.needed,
+        );
+        let range = AddrRange::at(request.at, request.needed * PAGE_BYTES);
+        let piece = block
+            .piece_of(request.page)
+            .filter(|piece| needed.end <= piece.pages.end);
+        let progress = match piece.map(|piece| (&piece.what, block.bytes_of(piece, &needed))) {
+            Some((What::Bytes(_), Some(bytes))) => {
+                let progress = self.put_page(id, range, Put::Bytes(bytes), now);
+                if progress == Progress::Done {
+                    self.counts.demand += request.needed;
+                }
+                progress
+            }
+            Some((What::Zero, _)) => {
+                let progress = self.put_zero_page(id, request.at, now);
+                if progress == Progress::Done {
+                    self.counts.zero += request.needed;
+                }
+                progress
+            }
+            Some((What::Bad(why), _)) => return self.refuse(id, range, request.page, why, now),
+            _ => return self.refuse(id, range, request.page, "its content is missing", now),
+        };
+        if progress == Progress::Done {
+            self.answered(id, request.at);
+            self.fill(request, block, Purpose::Neighbours);
+        }
+        progress
+    }
+
+    /// A page that a thread waits for cannot be served: never zeros.
+    fn refuse(
+        &mut self,
+        id: SpaceId,
+        range: AddrRange,
+        page: PageNo,
+        why: &str,
+        now: Instant,
+    ) -> Progress {
+        match self.on_failure {
+            OnFailure::Poison => {
+                let progress = self.put_page(id, range, Put::Poison, now);
+                if progress == Progress::Done {
+                    self.note_poison(id, range, page, why);
+                    self.answered(id, range.start);
+                }
+                progress
+            }
+            OnFailure::Kill => {
+                let Some(member) = self.members.get_mut(&id) else {
+                    return Progress::Over;
+                };
+                let thread = member
+                    .waiting
+                    .waiter(range.start)
+                    .map_or(0, |waiter| waiter.thread);
+                // It waits until it is dead.
+                member.waiting.requested(range.start);
+                let why = why.to_owned();
+                self.notices.push(Notice::Kill {
+                    space: id,
+                    range,
+                    thread,
+                    why,
+                });
+                Progress::Requested
+            }
+        }
+    }
+
+    pub(super) fn note_poison(&mut self, id: SpaceId, range: AddrRange, page: PageNo, why: &str) {
+        self.counts.poisoned += range.len() / PAGE_BYTES;
+        let why = why.to_owned();
+        self.notices.push(Notice::Poisoned {
+            space: id,
+            range,
+            page,
+            why,
+        });
+    }
+
+    /// Nobody waits for this page any more.
+    fn answered(&mut self, id: SpaceId, page: Addr) {
+        if let Some(waiter) = self
+            .members
+            .get_mut(&id)
+            .and_then(|member| member.waiting.answered(page))
+        {
+            self.latency.add(waiter.since.elapsed());
+        }
+    }
+}

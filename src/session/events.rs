@@ -1,0 +1,129 @@
+//! Reading messages and applying them.
+
+use std::time::Instant;
+
+use snapshot_format::PAGE_BYTES;
+
+use super::notice::Notice;
+use super::{Installer, Session, SpaceId};
+use crate::space::Remap;
+use crate::uffd::{Event, Message, ReadError, Userfaultfd};
+
+impl<I: Installer> Session<I> {
+    /// Reads everything there is, applies its events in order and takes note of its faults. True if an event was among it:
+    /// then nothing decided before holds.
+    pub(super) fn drain(&mut self, id: SpaceId, now: Instant) -> bool {
+        let mut changed = false;
+        let mut messages = std::mem::take(&mut self.messages);
+        while let Some(member) = self.members.get_mut(&id) {
+            messages.clear();
+            match member.installer.read(&mut messages) {
+                Ok(0) => break,
+                Ok(count) => {
+                    for message in &messages {
+                        changed |= self.apply(id, message, now);
+                    }
+                    // Fewer than fit: that was all.
+                    if count < Userfaultfd::READ_AT_ONCE {
+                        break;
+                    }
+                }
+                Err(ReadError::NoDescriptor(_)) => {
+                    self.notices.push(Notice::NoDescriptor(id));
+                    break;
+                }
+                Err(ReadError::Other(errno)) => {
+                    self.break_down(id, format!("cannot read its messages: {errno}"));
+                    break;
+                }
+            }
+        }
+        self.messages = messages;
+        changed
+    }
+
+    /// Applies one message. True for an event.
+    fn apply(&mut self, id: SpaceId, message: &Message, now: Instant) -> bool {
+        let Some(member) = self.members.get_mut(&id) else {
+            return false;
+        };
+        match *message {
+            Message::Fault(fault) => {
+                self.counts.faults += 1;
+                let page = fault.address.page(member.page_bytes(fault.address));
+                member.waiting.note(page, &fault, now);
+                return false;
+            }
+            Message::Event(Event::Remove(range)) => {
+                self.counts.removes += 1;
+                self.counts.removed += member.space.remove(range) / PAGE_BYTES;
+            }
+            Message::Event(Event::Unmap(range)) => {
+                self.counts.unmaps += 1;
+                self.counts.removed += member.space.unmap(range) / PAGE_BYTES;
+            }
+            Message::Event(Event::Remap { from, to, len: 0 }) => {
+                self.counts.remaps += 1;
+                member.space.alias(from, to);
+            }
+            Message::Event(Event::Remap { from, to, len }) => {
+                self.counts.remaps += 1;
+                let remap = Remap { from, to, len };
+                self.counts.removed += member.space.remap(remap) / PAGE_BYTES;
+                self.echo(id, remap);
+            }
+            Message::Event(Event::Fork { descriptor }) => {
+                self.counts.forks += 1;
+                let installer = member.installer.of_child(descriptor);
+                let child = member.fork(installer);
+                let child = self.add_member(child);
+                if let Some(parent) = self.members.get_mut(&id) {
+                    parent.open_children.push(child);
+                }
+                self.notices.push(Notice::Forked { child });
+            }
+            Message::Unknown(event) => {
+                let what = format!("its userfaultfd sent an event of unknown type {event:#x}");
+                self.break_down(id, what);
+            }
+        }
+        true
+    }
+
+    /// Tells the children that may have been forked after this move, although it was told only now, and theirs.
+    fn echo(&mut self, id: SpaceId, remap: Remap) {
+        let open = self
+            .members
+            .get(&id)
+            .map(|member| member.open_children.clone());
+        for child in open.unwrap_or_default() {
+            if let Some(member) = self.members.get_mut(&child) {
+                member.echoes.push_back(remap);
+            }
+            self.echo(child, remap);
+        }
+    }
+
+    /// The kernel answered an install otherwise than "changing": whatever was begun has been told.
+    pub(super) fn quiescent(&mut self, id: SpaceId) {
+        let Some(member) = self.members.get_mut(&id) else {
+            return;
+        };
+        member.space.quiescent();
+        for child in std::mem::take(&mut member.open_children) {
+            if let Some(child) = self.members.get_mut(&child) {
+                child.born();
+            }
+        }
+    }
+
+    /// Takes note that an address space cannot be served any more.
+    pub(super) fn break_down(&mut self, id: SpaceId, what: String) {
+        if let Some(member) = self.members.get_mut(&id)
+            && !member.broken
+        {
+            member.broken = true;
+            self.notices.push(Notice::Broken { space: id, what });
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The rules of serving: messages in, requests out, pages in, installs out.
+//!
+//! A [`Session`] is a target: its address space, and those of the children it forks. It does no I/O of its own. It reads
+//! and installs through an [`Installer`] (a userfaultfd; a simulated kernel) and asks a [`Supplier`] for content, and
+//! whoever calls it decides when. All of it runs on one thread, so that no page can be installed between reading an event
+//! and applying it: a copy that is repeated after a REMOVE was read, but before it was applied, leaves stale data.
+//!
+//! The order in a turn: everything that can be read is read and its events applied, in order; then its faults are
+//! answered. The kernel returns faults before older events, so answering first would be wrong.
+//!
+//! | file           | holds                                                                       |
+//! |----------------|-----------------------------------------------------------------------------|
+//! | `waiting.rs`   | the faults that have been read and not answered                             |
+//! | `block.rs`     | [`Block`]: content on its way                                               |
+//! | `member.rs`    | one address space of the target, with its installer                         |
+//! | `events.rs`    | reading and applying messages                                               |
+//! | `install.rs`   | one page, or a run of pages, into an address space: every answer of the kernel |
+//! | `answer.rs`    | answering a fault                                                           |
+//! | `fill.rs`      | pages that nobody waits for                                                 |
+//! | `abandon.rs`   | giving up without turning anything into zeros                               |
+//! | `counts.rs`    | what happened, for people                                                   |
+
+mod abandon;
+mod answer;
+mod block;
+mod counts;
+mod events;
+mod fill;
+mod install;
+mod member;
+mod notice;
+mod waiting;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::os::fd::RawFd;
+use std::time::Instant;
+
+use snapshot_format::PageNo;
+
+pub use self::block::{Block, Piece, What};
+pub use self::counts::{Counts, Latency};
+pub use self::notice::{Notice, OnFailure};
+
+use self::member::Member;
+use crate::addr::{Addr, AddrRange};
+use crate::space::AddressSpace;
+use crate::uffd::{Message, Outcome, ReadError, Stop};
+
+/// What a session does to an address space. [`crate::uffd::Userfaultfd`] says what each of these means.
+pub trait Installer {
+    /// Takes messages that wait; 0 if there are none.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    fn read(&mut self, messages: &mut Vec<Message>) -> Result<usize, ReadError>;
+    /// Installs pages with content.
+    fn copy(&mut self, at: Addr, content: &[u8]) -> Outcome;
+    /// Installs zero pages.
+    fn zero(&mut self, range: AddrRange) -> Outcome;
+    /// Poisons pages.
+    fn poison(&mut self, range: AddrRange) -> Outcome;
+    /// Wakes those who wait in a range.
+    fn wake(&mut self, range: AddrRange);
+    /// What stands against installing a page, without doing so.
+    fn probe(&mut self, at: Addr, page_bytes: u64) -> Option<Stop>;
+    /// The installer of a child, from the descriptor in the message that told of it.
+    fn of_child(&mut self, descriptor: RawFd) -> Self;
+}
+
+/// One of the address spaces of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SpaceId(pub u64);
+
+/// Content that is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// For which address space.
+    pub space: SpaceId,
+    /// Where the page belongs.
+    pub at: Addr,
+    /// The page.
+    pub page: PageNo,
+    /// Pages that are needed together: those of one page of the mapping.
+    pub needed: u64,
+    /// Pages that may be had as well. They contain the needed ones.
+    pub welcome: Range<u64>,
+    /// Others wait for other pages.
+    pub crowded: bool,
+}
+
+/// Where content comes from.
+pub trait Supplier {
+    /// The content, if it can be had at once; otherwise it will come later, through [`Session::deliver`]. A block has a piece
+    /// with all needed pages, whatever else it has.
+    fn fetch(&mut self, request: &Request) -> Option<&Block>;
+}
+
+/// How a turn ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Nothing is left to do until the next message, or the next delivery.
+    Idle,
+    /// Something could not be done at this moment; another turn is needed soon, without a message.
+    Soon,
+    /// The address space does not exist any more.
+    Gone,
+}
+
+/// A target: an address space and its descendants.
+#[derive(Debug)]
+pub struct Session<I> {
+    members: BTreeMap<SpaceId, Member<I>>,
+    next_id: u64,
+    on_failure: OnFailure,
+    counts: Counts,
+    latency: Latency,
+    notices: Vec<Notice>,
+    /// Room for messages, kept between reads.
+    messages: Vec<Message>,
+    /// As much as a page of zeros may need, where there is no other way.
+    zeros: Vec<u8>,
+}
+
+impl<I: Installer> Session<I> {
+    /// A session without address spaces.
+    #[must_use]
+    pub fn new(on_failure: OnFailure) -> Self {
+        Self {
+            members: BTreeMap::new(),
+            next_id: 0,
+            on_failure,
+            counts: Counts::default(),
+            latency: Latency::default(),
+            notices: Vec::new(),
+            messages: Vec::with_capacity(64),
+            zeros: Vec::new(),
+        }
+    }
+
+    /// Adds the address space of the target itself.
+    pub fn add(&mut self, installer: I, space: AddressSpace) -> SpaceId {
+        self.add_member(Member::new(installer, space))
+    }
+
+    fn add_member(&mut self, member: Member<I>) -> SpaceId {
+        let id = SpaceId(self.next_id);
+        self.next_id += 1;
+        self.members.insert(id, member);
+        id
+    }
+
+    /// Reads and applies everything that an address space has to say, and answers its faults.
+    pub fn turn(&mut self, id: SpaceId, supplier: &mut impl Supplier, now: Instant) -> Turn {
+        self.drain(id, now);
+        self.answer_all(id, supplier, now)
+    }
+
+    /// What has been noticed since the last call.
+    pub fn notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// The address spaces that there are.
+    pub fn spaces(&self) -> impl Iterator<Item = SpaceId> + '_ {
+        self.members.keys().copied()
+    }
+
+    /// What is owed to an address space; `None` if it does not exist.
+    #[must_use]
+    pub fn space(&self, id: SpaceId) -> Option<&AddressSpace> {
+        self.members.get(&id).map(|member| &member.space)
+    }
+
+    /// The installer of an address space.
+    #[must_use]
+    pub fn installer(&self, id: SpaceId) -> Option<&I> {
+        self.members.get(&id).map(|member| &member.installer)
+    }
+
+    /// The same, to be used.
+    pub fn installer_mut(&mut self, id: SpaceId) -> Option<&mut I> {
+        self.members
+            .get_mut(&id)
+            .map(|member| &mut member.installer)
+    }
+
+    /// Bytes owed to all address spaces.
+    #[must_use]
+    pub fn owes(&self) -> u64 {
+        self.members
+            .values()
+            .map(|member| member.space.owes())
+            .sum()
+    }
+
+    /// Pages that threads of an address space wait for.
+    #[must_use]
+    pub fn waiting(&self, id: SpaceId) -> usize {
+        self.members
+            .get(&id)
+            .map_or(0, |member| member.waiting.len())
+    }
+
+    /// True when nothing is owed to an address space, and nothing that it has yet to say concerns another one.
+    #[must_use]
+    pub fn is_finished(&self, id: SpaceId) -> bool {
+        self.members
+            .get(&id)
+            .is_none_or(|member| member.space.owes() == 0 && member.open_children.is_empty())
+    }
+
+    /// Ends an address space: it is finished, or gone. The installer is returned; dropping it lets go of the memory.
+    pub fn end(&mut self, id: SpaceId) -> Option<I> {
+        let member = self.members.remove(&id)?;
+        // What it was in the middle of telling will never be told.
+        for child in member.open_children {
+            if let Some(child) = self.members.get_mut(&child) {
+                child.orphaned();
+            }
+        }
+        Some(member.installer)
+    }
+
+    /// What has happened so far.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// How long threads have waited for pages, as far as this program can know: from the message to the installed page.
+    #[must_use]
+    pub fn latency(&self) -> &Latency {
+        &self.latency
+    }
+}
