@@ -1,13 +1,12 @@
 //! With `uffd-restore`: the guest runs while its memory is still in the snapshot.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use serde_json::json;
 
 use super::vm::flow::{Saved, Stage, boot, prepare, save};
 use super::vm::machine::{Machine, Memory, Qemu, RAM_BYTES};
 use super::vm::restore::{Daemon, ram_of};
-use super::vm::skip;
 use super::{assert_devices_only, assert_goes_on, stage};
 
 /// A guest that was saved and whose memory is served in a new QEMU, not running yet.
@@ -19,23 +18,16 @@ struct Restored {
     stage: Stage,
 }
 
-fn program() -> Option<PathBuf> {
-    let program = option_env!("CARGO_BIN_EXE_uffd-restore").map(PathBuf::from);
-    if program.is_none() {
-        skip("there is no uffd-restore yet");
-    }
-    program
-}
-
 /// Boots, saves and prepares a guest; with memory that is there only where QEMU's own devices looked at it.
 fn restored(machine: &mut Machine, capture: &[&str], options: &[&str]) -> Option<Restored> {
-    let (program, stage) = (program()?, stage()?);
+    let stage = stage()?;
     machine.disk = Some(stage.disk());
     let (source, full) = boot(&stage, machine);
     let saved = save(&stage, machine, source, full, capture);
     assert_devices_only(&saved);
     let mut qemu = prepare(&stage, machine, &saved);
-    let daemon = Daemon::serve(&program, &saved.snapshot, qemu.pid(), options);
+    let program = Path::new(env!("CARGO_BIN_EXE_uffd-restore"));
+    let daemon = Daemon::serve(program, &saved.snapshot, qemu.pid(), options);
     machine.load_devices(&stage, &mut qemu, &saved.devices);
     if options.contains(&"none") {
         let present = ram_of(qemu.pid(), &machine.memory).present;

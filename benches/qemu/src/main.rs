@@ -12,13 +12,13 @@ use vm::flow::Stage;
 use vm::machine::RAM_MIB;
 use way::{Times, Way};
 
-const USAGE: &str = "usage: qemu-bench [--rounds N] [--restore UFFD-RESTORE] --snapshot UFFD-SNAPSHOT --repository DIR --cache DIR";
+const USAGE: &str = "usage: qemu-bench [--rounds N] --restore UFFD-RESTORE --snapshot UFFD-SNAPSHOT --repository DIR --cache DIR";
 
 /// What was typed.
 #[derive(Default)]
 struct Arguments {
     rounds: usize,
-    restore: Option<PathBuf>,
+    restore: PathBuf,
     snapshot: PathBuf,
     repository: PathBuf,
     cache: PathBuf,
@@ -35,7 +35,7 @@ fn main() {
     }
     let stage = Stage::new(&arguments.repository, &arguments.cache, &arguments.snapshot);
     let source = Source::make(&stage);
-    let ways = Way::all(&source, arguments.restore.as_deref());
+    let ways = Way::all(&source, &arguments.restore);
     let mut times: Vec<Vec<Times>> = ways.iter().map(|_| Vec::new()).collect();
     // Round after round, so that what disturbs the machine for a while disturbs all of them.
     for _ in 0..arguments.rounds {
@@ -63,9 +63,6 @@ fn main() {
             megabytes(&way.file)
         );
     }
-    if arguments.restore.is_none() {
-        println!("\nWithout uffd-restore: not built.");
-    }
 }
 
 fn parse() -> Option<Arguments> {
@@ -78,14 +75,15 @@ fn parse() -> Option<Arguments> {
         let value = typed.next()?;
         match option.as_str() {
             "--rounds" => parsed.rounds = value.parse().ok().filter(|&rounds| rounds > 0)?,
-            "--restore" => parsed.restore = Some(value.into()),
+            "--restore" => parsed.restore = value.into(),
             "--snapshot" => parsed.snapshot = value.into(),
             "--repository" => parsed.repository = value.into(),
             "--cache" => parsed.cache = value.into(),
             _ => return None,
         }
     }
-    (parsed.snapshot.is_file() && parsed.repository.is_dir()).then_some(parsed)
+    (parsed.snapshot.is_file() && parsed.restore.is_file() && parsed.repository.is_dir())
+        .then_some(parsed)
 }
 
 fn median(times: &[Times], which: impl Fn(&Times) -> Option<f64>) -> String {

@@ -40,21 +40,19 @@ pub struct Times {
 }
 
 impl Way {
-    /// Everything that is compared; lazily only if there is a daemon.
-    pub fn all(source: &Source, daemon: Option<&Path>) -> Vec<Self> {
+    /// Everything that is compared.
+    pub fn all(source: &Source, daemon: &Path) -> Vec<Self> {
         let mut all = Vec::new();
         let mut add = |name: String, file: &Path, how| {
             let file = file.to_owned();
             all.push(Self { name, file, how });
         };
         let snapshots = [("zstd", &source.zstd), ("LZ4", &source.lz4)];
-        if let Some(program) = daemon {
-            for (codec, file) in snapshots {
-                for prefill in ["none", "all"] {
-                    let name = format!("uffd-restore, {codec}, prefill {prefill}");
-                    let program = program.to_owned();
-                    add(name, file, How::Lazy { program, prefill });
-                }
+        for (codec, file) in snapshots {
+            for prefill in ["none", "all"] {
+                let name = format!("uffd-restore, {codec}, prefill {prefill}");
+                let program = daemon.to_owned();
+                add(name, file, How::Lazy { program, prefill });
             }
         }
         for (codec, file) in snapshots {
