@@ -125,18 +125,19 @@ impl Way {
         });
         let since = |at: Instant| at.duration_since(qemu.started).as_secs_f64();
         let (first, all) = (since(first), since(all));
-        let brought = match (&self.how, daemon) {
-            (How::Lazy { prefill: "all", .. }, Some(daemon)) => {
-                let (ended, _) = daemon.finish();
-                Some(since(ended))
-            }
-            _ => None,
+        let started = qemu.started;
+        let prefill = matches!(self.how, How::Lazy { prefill: "all", .. });
+        // One that brings only what is asked for ends with its target, and must not end before.
+        let (brought, rest) = match daemon {
+            Some(daemon) if prefill => (Some(daemon.finish().0), None),
+            rest => (None, rest),
         };
         qemu.quit();
+        rest.map(Daemon::finish);
         Times {
             first,
             all,
-            brought,
+            brought: brought.map(|at| at.duration_since(started).as_secs_f64()),
         }
     }
 }
