@@ -172,11 +172,13 @@ fn by_name(candidates: &[Candidate], name: &str) -> Vec<Piece> {
     candidates.iter().filter(named).map(whole).collect()
 }
 
-/// Writable only: language runtimes reserve address space in mappings far bigger than what they use of it.
+/// Writable only: language runtimes reserve address space in mappings far bigger than what they use of it. Not
+/// executable: an emulator's buffer for translated code (QEMU without KVM: 1 GiB) may be larger than the guest's RAM.
 fn largest(candidates: &[Candidate]) -> Vec<Piece> {
     // Files too: a VMM's guest RAM may be mapped from one, shared (QEMU) or privately (Firecracker, restored).
     let memory = candidates.iter().filter(|candidate| {
-        candidate.backing != Backing::Special && candidate.mapping.line.protection.write
+        let protection = candidate.mapping.line.protection;
+        candidate.backing != Backing::Special && protection.write && !protection.exec
     });
     // Of equals max_by_key would take the last one; the first one is what a user expects.
     memory

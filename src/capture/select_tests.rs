@@ -105,6 +105,22 @@ fn largest_is_the_largest_that_is_in_use() {
 }
 
 #[test]
+fn largest_is_not_translated_code() {
+    let mut candidates = candidates();
+    let largest = candidates
+        .iter_mut()
+        .find(|candidate| candidate.mapping.line.start == 0x20_0000);
+    largest
+        .expect("test data has it")
+        .mapping
+        .line
+        .protection
+        .exec = true;
+    let pieces = select(&candidates, &[RegionSelector::Largest], false);
+    assert_eq!(pieces.expect("test data is good")[0].start, 0x10_0000);
+}
+
+#[test]
 fn ranges_cut_and_span_but_do_not_jump() {
     assert_eq!(
         selected(&["21000-22000"], false).expect("test data is good"),

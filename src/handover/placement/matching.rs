@@ -33,14 +33,6 @@ pub(super) fn find<'a>(
     if situation.same_process {
         return at(situation, region, home);
     }
-    if region.region.kind != RegionKind::Raw && is_free(situation, home) && can_be_mapped(region) {
-        let elsewhere = by_name(situation, region);
-        // A mapping of this name is the better place: it has moved.
-        return match elsewhere.as_slice() {
-            [] => Ok(Spot { region, at: home }),
-            _ => one_of(situation, region, &elsewhere),
-        };
-    }
     let named = by_name(situation, region);
     if let Some(exact) = named.iter().find(|candidate| range_of(candidate) == home) {
         return Ok(Spot {
@@ -58,6 +50,10 @@ pub(super) fn find<'a>(
         if !sized.is_empty() {
             return one_of(situation, region, &sized);
         }
+    }
+    // Only when nothing is like it: the RAM of a VM is nearly always elsewhere than it was, and its old place free.
+    if region.region.kind != RegionKind::Raw && is_free(situation, home) && can_be_mapped(region) {
+        return Ok(Spot { region, at: home });
     }
     Err(PlacementError::Missing {
         region: describe(region),

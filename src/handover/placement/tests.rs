@@ -252,6 +252,11 @@ fn memory_of_a_guest_is_found_by_its_size_alone() {
         whereto(&decide(&regions, &mappings, false, &[]).expect("one"))[0].0,
         0x6000_0000
     );
+    // Address randomisation leaves the old place free: memory made there would be nobody's.
+    assert_eq!(
+        whereto(&decide(&regions, &mappings[..2], false, &[]).expect("one")),
+        [(0x6000_0000, 64 * MIB, 0, Way::Lazy)]
+    );
     let two = snapshot(vec![
         region(0x7000_0000, 64 * MIB, ""),
         region(0x7800_0000, MIB, ""),
@@ -266,7 +271,7 @@ fn free_addresses_are_mapped() {
         region(0x7000_0000, MIB, ""),
         region(0x7200_0000, MIB, "/memfd:x"),
     ]);
-    let mappings = [mapping(0x7100_0000, MIB, "")];
+    let mappings = [mapping(0x7100_0000, 2 * MIB, "")];
     let places = decide(&regions, &mappings, false, &["0x70000000"]).expect("free");
     assert_eq!(whereto(&places), [(0x7000_0000, MIB, 0, Way::Mapped)]);
     let error = decide(&regions, &mappings, false, &["memfd:x=0x72000000"]).expect_err("shared");
