@@ -56,8 +56,8 @@ pub enum PlacementError {
     },
     /// No mapping fits.
     #[error(
-        "the target has no mapping that region {region} fits; say where it goes with --region NAME=ADDRESS. Its \
-         largest mappings are:\n{mappings}"
+        "the target has no mapping that region {region} fits; say where it goes with --region NAME=ADDRESS (at addresses \
+         that are free it is mapped). Its largest mappings are:\n{mappings}"
     )]
     Missing {
         /// The region.

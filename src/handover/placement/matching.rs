@@ -51,10 +51,8 @@ pub(super) fn find<'a>(
             return one_of(situation, region, &sized);
         }
     }
-    // Only when nothing is like it: the RAM of a VM is nearly always elsewhere than it was, and its old place free.
-    if region.region.kind != RegionKind::Raw && is_free(situation, home) && can_be_mapped(region) {
-        return Ok(Spot { region, at: home });
-    }
+    // Its old place may be free, but memory made there would be nobody's: a VM whose RAM has another size would run on
+    // zeros. The user has to say so.
     Err(PlacementError::Missing {
         region: describe(region),
         mappings: list(situation.mappings),
@@ -195,21 +193,6 @@ fn is_alike(candidate: &Candidate, region: &PlacedRegion) -> bool {
     let same_kind = wanted.kind == RegionKind::Raw
         || (line.shared == wanted.shared && candidate.mapping.flags.hugetlb == huge);
     line.len() == range_at(0, region).len() && same_kind
-}
-
-/// Memory that can be made from outside: it is nobody's but the process's.
-fn can_be_mapped(region: &PlacedRegion) -> bool {
-    matches!(
-        region.region.kind,
-        RegionKind::Private | RegionKind::Hugetlb
-    ) && !region.region.shared
-}
-
-fn is_free(situation: &Situation<'_>, place: AddrRange) -> bool {
-    !situation
-        .mappings
-        .iter()
-        .any(|candidate| range_of(candidate).overlaps(place))
 }
 
 fn range_of(candidate: &Candidate) -> AddrRange {

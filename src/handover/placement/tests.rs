@@ -257,6 +257,9 @@ fn memory_of_a_guest_is_found_by_its_size_alone() {
         whereto(&decide(&regions, &mappings[..2], false, &[]).expect("one")),
         [(0x6000_0000, 64 * MIB, 0, Way::Lazy)]
     );
+    let error = decide(&regions, &[mapping(0x6000_0000, 32 * MIB, "")], false, &[])
+        .expect_err("another size");
+    assert!(matches!(error, PlacementError::Missing { .. }), "{error}");
     let two = snapshot(vec![
         region(0x7000_0000, 64 * MIB, ""),
         region(0x7800_0000, MIB, ""),
@@ -266,13 +269,16 @@ fn memory_of_a_guest_is_found_by_its_size_alone() {
 }
 
 #[test]
-fn free_addresses_are_mapped() {
+fn free_addresses_are_mapped_when_the_user_says_so() {
     let regions = snapshot(vec![
         region(0x7000_0000, MIB, ""),
         region(0x7200_0000, MIB, "/memfd:x"),
     ]);
     let mappings = [mapping(0x7100_0000, 2 * MIB, "")];
-    let places = decide(&regions, &mappings, false, &["0x70000000"]).expect("free");
+    let error =
+        decide(&regions, &mappings, false, &["0x70000000"]).expect_err("nobody would use it");
+    assert!(error.to_string().contains("it is mapped"), "{error}");
+    let places = decide(&regions, &mappings, false, &["0x70000000=0x70000000"]).expect("free");
     assert_eq!(whereto(&places), [(0x7000_0000, MIB, 0, Way::Mapped)]);
     let error = decide(&regions, &mappings, false, &["memfd:x=0x72000000"]).expect_err("shared");
     assert!(matches!(error, PlacementError::NotThere { .. }), "{error}");
