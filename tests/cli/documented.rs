@@ -1,28 +1,55 @@
-//! What the program says of itself is true.
+//! What the programs say of themselves is true.
 
 use super::Workshop;
-use clap::Parser;
-use uffd_restore::cli::snapshot::Cli;
+use clap::{CommandFactory, Parser};
+use uffd_restore::cli::{restore, snapshot};
 
-/// The command lines of `uffd-snapshot` in a text, as a shell would split them.
-fn examples(text: &str) -> Vec<Vec<String>> {
-    text.lines().filter_map(arguments).map(split).collect()
+/// The command lines of a program in a text, as a shell would split them.
+fn examples(program: &str, text: &str) -> Vec<Vec<String>> {
+    let arguments = text.lines().filter_map(|line| arguments(program, line));
+    arguments
+        .map(|arguments| split(program, arguments))
+        .collect()
 }
 
-/// What follows `uffd-snapshot` in a line that is a command, with or without a prompt, or the end of a pipe.
-fn arguments(line: &str) -> Option<&str> {
+/// What follows the program's name in a line that is a command, with or without a prompt, or the end of a pipe.
+fn arguments<'a>(program: &str, line: &'a str) -> Option<&'a str> {
     let line = line.trim_start().trim_start_matches("$ ");
-    let piped = || line.split_once("| uffd-snapshot ").map(|(_, rest)| rest);
-    line.strip_prefix("uffd-snapshot ").or_else(piped)
+    let piped = || {
+        line.split_once(&format!("| {program} "))
+            .map(|(_, rest)| rest)
+    };
+    line.strip_prefix(&format!("{program} ")).or_else(piped)
 }
 
-fn split(arguments: &str) -> Vec<String> {
+/// Variables of the shell, and what commands print, stand for a process id; redirections are the shell's.
+fn split(program: &str, arguments: &str) -> Vec<String> {
+    let arguments = arguments
+        .replace("$!", "$pid")
+        .replace("$(pidof qemu-system-x86_64)", "$pid");
     let alone = arguments.split([';', '|', '&', '#']).next();
     let words = alone.unwrap_or_default().split_whitespace();
-    std::iter::once("uffd-snapshot")
-        .chain(words)
+    std::iter::once(program)
+        .chain(words.filter(|word| !word.contains(['>', '<'])))
         .map(|word| word.replace(['\'', '"'], ""))
+        .map(|word| {
+            if word.starts_with('$') {
+                "1".to_owned()
+            } else {
+                word
+            }
+        })
         .collect()
+}
+
+fn assert_can_be_typed<Program: Parser>(program: &str, text: &str, least: usize) {
+    let examples = examples(program, text);
+    assert!(examples.len() >= least, "{examples:?}");
+    for example in examples {
+        if let Err(error) = Program::try_parse_from(&example) {
+            panic!("{example:?}: {error}");
+        }
+    }
 }
 
 #[test]
@@ -31,32 +58,18 @@ fn every_command_has_help_with_an_example_that_can_be_typed() {
     for command in ["create", "pack", "unpack", "inspect", "verify"] {
         let help = shop.ok(&[command, "--help"]).stdout;
         let help = String::from_utf8(help).expect("UTF-8");
-        assert!(help.contains("Example"), "{help}");
         let (_, section) = help.split_once("Example").expect("examples");
-        let examples = examples(section);
-        assert!(!examples.is_empty(), "{section}");
-        for example in examples {
-            let parsed = Cli::try_parse_from(&example);
-            assert!(
-                parsed.is_ok(),
-                "{example:?}: {}",
-                parsed.expect_err("an error")
-            );
-        }
+        assert_can_be_typed::<snapshot::Cli>("uffd-snapshot", section, 1);
     }
+    let help = restore::Cli::command().render_long_help().to_string();
+    let (_, section) = help.split_once("Example").expect("examples");
+    assert_can_be_typed::<restore::Cli>("uffd-restore", section, 4);
 }
 
 #[test]
 fn every_command_line_of_the_readme_can_be_typed() {
     let readme = include_str!("../../README.md");
-    let examples = examples(readme);
-    assert!(examples.len() >= 5, "{examples:?}");
-    for example in examples {
-        let parsed = Cli::try_parse_from(&example);
-        assert!(
-            parsed.is_ok(),
-            "{example:?}: {}",
-            parsed.expect_err("an error")
-        );
-    }
+    assert_can_be_typed::<snapshot::Cli>("uffd-snapshot", readme, 8);
+    // Lines that the program prints begin with its name and a colon.
+    assert_can_be_typed::<restore::Cli>("uffd-restore", readme, 4);
 }
