@@ -52,6 +52,9 @@ fn is_there(program: &str, package: &str) -> bool {
     });
     if !found {
         println!("SKIPPED: {program} is missing: install the package {package}");
+        // The runner hides what a test that passes says.
+        let tolerated = std::env::var_os("UFFD_RESTORE_SKIP_NOTHING").is_none();
+        assert!(tolerated, "a test that cannot run counts as failed");
     }
     found
 }
