@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use snapshot_format::{Codec, Cursor, PAGE_SIZE, PageNo, Snapshot};
 
@@ -24,10 +24,14 @@ const CASES: [(Codec, u16); 4] = [
     (Codec::Zstd, 4),
 ];
 
+/// Between two touches of a target that has other things to do as well.
+const PAUSE: Duration = Duration::from_micros(50);
+
 #[derive(Debug, Default)]
 struct Row {
     p50: Series,
     p99: Series,
+    spaced: Series,
     daemon: Series,
     trip: Series,
     page: Series,
@@ -55,19 +59,22 @@ pub(crate) fn run(setup: &Setup) {
                     around: usize::from(frame_pages),
                     touched: 1,
                     random: true,
+                    pause: Duration::ZERO,
                 };
                 let page = read_alone(&path, walk);
                 // One page for each fault, as many and as far apart as with the daemon.
                 let alone = Walk { around: 1, ..walk };
                 let trip = shared::measure(way, pages, &times, |server| server.serve(alone));
                 let trip = trip.first.median();
-                let (mut target, _) = Target::start(&area, &times, None);
-                let daemon = Daemon::start(&setup.program, &path, target.pid(), area.range().start);
-                target.order(Order::Touch(walk));
-                let first = target.walked().first;
-                drop(target);
-                let said = daemon.end();
+                let (first, said) = with_daemon(setup, &path, &area, &times, walk);
+                let rested = Walk {
+                    pause: PAUSE,
+                    ..walk
+                };
+                // What the target before had touched is dropped when the daemon attaches.
+                let (spaced, _) = with_daemon(setup, &path, &area, &times, rested);
                 row.p50.push(first.median());
+                row.spaced.push(spaced.median());
                 row.p99.push(first.percentile(99));
                 row.daemon.push(number(&said, "fault_p50_us"));
                 row.trip.push(trip);
@@ -84,28 +91,47 @@ fn print(shared: bool, pages: usize, faults: usize, rows: &[Row]) {
     let kind = if shared { "shared (memfd)" } else { "private" };
     println!("\n## A page that the target waits for, with the daemon: {kind} memory\n");
     println!(
-        "{faults} random pages of {} MiB of made-up content, no two of a frame; the daemon's options are the defaults. µs as the target sees it; \
+        "{faults} random pages of {} MiB of made-up content, no two of a frame; the daemon's options are the defaults. µs as the target sees it, \
+         which touches the next page at once or, \"with pauses\", works {} µs in between; \
          \"reading\" is `Cursor::read_page` alone: look-up, pread, codec, checksum; \"round trip\" is one thread with poll, read and COPY of one page. \
          Ratio = p50 / (round trip + reading) of the same round (smallest - largest). The last column is what the daemon itself says, from reading the \
          message on.\n",
-        pages * PAGE_SIZE >> 20
+        (pages * PAGE_SIZE) >> 20,
+        PAUSE.as_micros()
     );
     println!(
-        "| codec | pages of a frame | raw / file | p50 | p99 | round trip p50 | reading p50 | ratio | daemon's own p50 |"
+        "| codec | pages of a frame | raw / file | p50 | p99 | p50 with pauses | round trip p50 | reading p50 | ratio | daemon's own p50 |"
     );
-    println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|");
+    println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
     for ((codec, frame_pages), row) in CASES.into_iter().zip(rows) {
         println!(
-            "| {codec} | {frame_pages} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {} | {:.1} |",
+            "| {codec} | {frame_pages} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {} | {:.1} |",
             row.shrunk,
             row.p50.median(),
             row.p99.median(),
+            row.spaced.median(),
             row.trip.median(),
             row.page.median(),
             row.ratio.ratio(),
             row.daemon.median()
         );
     }
+}
+
+/// How long touches took with a target of its own, and what the daemon said at the end.
+fn with_daemon(
+    setup: &Setup,
+    snapshot: &Path,
+    area: &Area,
+    times: &Area,
+    walk: Walk,
+) -> (Series, String) {
+    let (mut target, _) = Target::start(area, times, None);
+    let daemon = Daemon::start(&setup.program, snapshot, target.pid(), area.range().start);
+    target.order(Order::Touch(walk));
+    let first = target.walked().first;
+    drop(target);
+    (first, daemon.end())
 }
 
 /// The median of reading pages of as many frames in a random order, in microseconds.

@@ -38,7 +38,7 @@ pub(crate) fn run(setup: &Setup) {
         "Memory of {} MiB; one thread serves. µs from the touch to the word read, p50 and p99 (medians of the rounds); ratio = p50 / p50 of \
          private memory with one page per fault in the same round (smallest - largest). \"Each\": µs for each page touched, faults and \
          all, when every page that came is touched.",
-        pages * PAGE_SIZE >> 20
+        (pages * PAGE_SIZE) >> 20
     );
     for (title, random) in [("random", true), ("in order", false)] {
         let mut rows: Vec<Vec<Row>> = ways()
@@ -53,6 +53,7 @@ pub(crate) fn run(setup: &Setup) {
                         around,
                         touched: around,
                         random,
+                        pause: Duration::ZERO,
                     };
                     let walked = measure(way, pages, &times, |server| server.serve(walk));
                     let Walked { first, each } = walked;
@@ -67,7 +68,7 @@ pub(crate) fn run(setup: &Setup) {
         println!("\nPages touched {title}:\n");
         print!("| way |");
         for around in AROUND {
-            let kib = around * PAGE_SIZE >> 10;
+            let kib = (around * PAGE_SIZE) >> 10;
             print!(" {kib} KiB p50 | p99 | ratio | each |");
         }
         println!("\n|---|{}", "--:|--:|--:|--:|".repeat(AROUND.len()));
@@ -107,6 +108,7 @@ fn bulk(setup: &Setup, pages: usize, times: &Area) {
                     around: BULK,
                     touched: BULK,
                     random: false,
+                    pause: Duration::ZERO,
                 };
                 (took, server.serve(walk))
             });
@@ -120,7 +122,7 @@ fn bulk(setup: &Setup, pages: usize, times: &Area) {
     println!(
         "In pieces of {} KiB that nobody waits for. Ratio = speed / speed of COPY into private memory in the same round; last column: what \
          the target then pays to touch each page for the first time, in order.\n",
-        BULK * PAGE_SIZE >> 10
+        (BULK * PAGE_SIZE) >> 10
     );
     println!("| way | GB/s | ratio | first touch, ns |\n|---|--:|--:|--:|");
     for (way, row) in ways().zip(&rows) {

@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::prctl::set_pdeathsig;
@@ -33,6 +33,8 @@ pub(crate) struct Walk {
     pub(crate) touched: usize,
     /// From the first block on, or blocks and pages from all over the memory.
     pub(crate) random: bool,
+    /// How long the target works on something else after each touch.
+    pub(crate) pause: Duration,
 }
 
 /// What a target can be told to do.
@@ -121,23 +123,26 @@ impl<'a> Target<'a> {
                     walk.around as u64,
                     walk.touched as u64,
                     random,
+                    u64::try_from(walk.pause.as_nanos()).expect("short"),
                 ]
             }
-            Order::Read(page, word) => [1, page as u64, word as u64, 0, 0],
-            Order::Write(page, word, value) => [2, page as u64, word as u64, value, 0],
-            Order::Advise(page, advice) => [3, page as u64, u64::from(advice.unsigned_abs()), 0, 0],
+            Order::Read(page, word) => [1, page as u64, word as u64, 0, 0, 0],
+            Order::Write(page, word, value) => [2, page as u64, word as u64, value, 0, 0],
+            Order::Advise(page, advice) => {
+                [3, page as u64, u64::from(advice.unsigned_abs()), 0, 0, 0]
+            }
         };
         self.socket.write_all(&bytes(words)).expect("an order");
     }
 
     /// Waits until the order is done.
-    pub(crate) fn reply(&mut self) -> [u64; 5] {
+    pub(crate) fn reply(&mut self) -> [u64; 6] {
         receive(&mut self.socket).expect("the target's reply")
     }
 
     /// Waits for the end of [`Order::Touch`].
     pub(crate) fn walked(&mut self) -> Walked {
-        let [blocks, pages, nanos, wrong, _] = self.reply();
+        let [blocks, pages, nanos, wrong, ..] = self.reply();
         assert_eq!(wrong, 0, "pages had another content than they should");
         let time = |at: u64| {
             let at = usize::try_from(at).expect("64 bits");
@@ -172,18 +177,18 @@ fn live(area: &Area, times: &Area, mode: Mode, mut socket: UnixStream) {
     let number = userfaultfd
         .as_ref()
         .map_or(0, |made| made.as_fd().as_raw_fd());
-    let mut reply = [u64::try_from(number).expect("a descriptor"), 0, 0, 0, 0];
+    let mut reply = [u64::try_from(number).expect("a descriptor"), 0, 0, 0, 0, 0];
     loop {
         if socket.write_all(&bytes(reply)).is_err() {
             return;
         }
-        let Some([what, page, word, value, more]) = receive(&mut socket) else {
+        let Some([what, page, word, value, random, pause]) = receive(&mut socket) else {
             return;
         };
         // The parent has it by now.
         drop(userfaultfd.take());
         let [page, word] = [page, word].map(|number| usize::try_from(number).expect("64 bits"));
-        reply = [0; 5];
+        reply = [0; 6];
         match what {
             0 => {
                 let touched = usize::try_from(value).expect("64 bits");
@@ -194,7 +199,8 @@ fn live(area: &Area, times: &Area, mode: Mode, mut socket: UnixStream) {
                         blocks: page,
                         around: word,
                         touched,
-                        random: more == 1,
+                        random: random == 1,
+                        pause: Duration::from_nanos(pause),
                     },
                 );
             }
@@ -206,7 +212,7 @@ fn live(area: &Area, times: &Area, mode: Mode, mut socket: UnixStream) {
 }
 
 /// Touches pages by reading, and leaves in `times` how long the first touch of every block took.
-fn touch(area: &Area, times: &Area, walk: Walk) -> [u64; 5] {
+fn touch(area: &Area, times: &Area, walk: Walk) -> [u64; 6] {
     let mut random = Random::new(1);
     let mut blocks: Vec<usize> = (0..area.pages / walk.around).collect();
     if walk.random {
@@ -242,9 +248,12 @@ fn touch(area: &Area, times: &Area, walk: Walk) -> [u64; 5] {
             );
             firsts += 1;
         }
+        while start.elapsed() < took + walk.pause {
+            std::hint::spin_loop();
+        }
     }
     let all = u64::try_from(begun.elapsed().as_nanos()).expect("short");
-    [firsts as u64, pages.len() as u64, all, wrong, 0]
+    [firsts as u64, pages.len() as u64, all, wrong, 0, 0]
 }
 
 /// A userfaultfd of this process with a range registered.
@@ -280,8 +289,8 @@ fn fetch(process: BorrowedFd<'_>, number: RawFd) -> Userfaultfd {
     Userfaultfd::from(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-fn bytes(words: [u64; 5]) -> [u8; 40] {
-    let mut bytes = [0; 40];
+fn bytes(words: [u64; 6]) -> [u8; 48] {
+    let mut bytes = [0; 48];
     for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
         place.copy_from_slice(&word.to_le_bytes());
     }
@@ -289,10 +298,10 @@ fn bytes(words: [u64; 5]) -> [u8; 40] {
 }
 
 /// None when the other end is gone.
-fn receive(socket: &mut UnixStream) -> Option<[u64; 5]> {
-    let mut bytes = [0; 40];
+fn receive(socket: &mut UnixStream) -> Option<[u64; 6]> {
+    let mut bytes = [0; 48];
     socket.read_exact(&mut bytes).ok()?;
-    let mut words = [0; 5];
+    let mut words = [0; 6];
     for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(8)) {
         *word = u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
     }
