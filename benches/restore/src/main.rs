@@ -15,9 +15,9 @@ mod way;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use measure::Noise;
+use measure::{Noise, on_one_core};
 
-const USAGE: &str = "usage: restore-bench [--quick] [--rounds N] [--only PART]... --program UFFD-RESTORE --work FOLDER
+const USAGE: &str = "usage: restore-bench [--quick] [--rounds N] [--only PART]... [--all-cores] --program UFFD-RESTORE --work FOLDER
 PART is shared or ready";
 
 const PARTS: [&str; 2] = ["shared", "ready"];
@@ -31,6 +31,8 @@ struct Setup {
     rounds: usize,
     /// The parts to run; all when there are none.
     only: Vec<String>,
+    /// Faults are served wherever the kernel likes, and not on the core of who waits.
+    all_cores: bool,
     /// `uffd-restore`.
     program: PathBuf,
     /// A folder on a disk for files that are removed again.
@@ -43,20 +45,32 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let wants = |part: &str| setup.only.is_empty() || setup.only.iter().any(|only| only == part);
+    let faults = |part: &dyn Fn()| {
+        if setup.all_cores {
+            part()
+        } else {
+            on_one_core(part)
+        }
+    };
     let before = Noise::now();
     if wants("shared") {
-        shared::run(&setup);
+        faults(&|| shared::run(&setup));
         detect::run();
     }
     if wants("ready") {
         ready::run(&setup);
-        demand::run(&setup);
+        faults(&|| demand::run(&setup));
     }
     let (others, steal) = Noise::now().since(&before);
     println!("\n## Noise\n");
     println!(
-        "Rounds: {}. During the run other programs used {others:.0} % of the machine's CPU time, the hypervisor took {steal:.1} %.",
-        setup.rounds
+        "Rounds: {}. Faults were served on {}. During the run other programs used {others:.0} % of the machine's CPU time, the hypervisor took {steal:.1} %.",
+        setup.rounds,
+        if setup.all_cores {
+            "all cores"
+        } else {
+            "one core, that of who waits"
+        }
     );
     ExitCode::SUCCESS
 }
@@ -66,6 +80,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Setup> {
         quick: false,
         rounds: 7,
         only: Vec::new(),
+        all_cores: false,
         program: PathBuf::new(),
         work: PathBuf::new(),
     };
@@ -76,6 +91,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Setup> {
                 let rounds = arguments.next()?.parse().ok();
                 setup.rounds = rounds.filter(|&rounds| rounds > 0)?;
             }
+            "--all-cores" => setup.all_cores = true,
             "--only" => setup.only.push(arguments.next()?),
             "--program" => setup.program = arguments.next()?.into(),
             "--work" => setup.work = arguments.next()?.into(),

@@ -2,7 +2,9 @@
 
 use std::fs;
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{Usage, UsageWho, getrusage};
+use nix::unistd::Pid;
 
 /// Values of the same thing: one of every round, or of every fault.
 #[derive(Debug, Clone, Default)]
@@ -112,4 +114,17 @@ impl Noise {
         let others = user + nice + system + irq + softirq - (self.own - before.own);
         (others.max(0.0) * 100.0 / all, steal * 100.0 / all)
     }
+}
+
+/// Does something on one core, with every process that it starts: what is measured then is work, and not how long a
+/// virtual core that had nothing to do takes to wake up.
+pub(crate) fn on_one_core(work: impl FnOnce()) {
+    let me = Pid::from_raw(0);
+    let all = sched_getaffinity(me).expect("the affinity");
+    let last = (0..CpuSet::count()).rfind(|&core| all.is_set(core) == Ok(true));
+    let mut one = CpuSet::new();
+    one.set(last.expect("a core")).expect("a core");
+    sched_setaffinity(me, &one).expect("the affinity");
+    work();
+    sched_setaffinity(me, &all).expect("the affinity");
 }
