@@ -27,7 +27,7 @@ use crate::serve::{Handover, Target};
 use crate::session::OnFailure;
 use crate::source::PageSource;
 use crate::space::AddressSpace;
-use crate::tracee::{StoppedProcess, TargetMemory};
+use crate::tracee::{StoppedProcess, TargetMemory, TraceError};
 use crate::uffd::{Features, Userfaultfd};
 
 /// How to attach.
@@ -86,6 +86,10 @@ pub fn attach(
         Err(error) => {
             process.check_still_there()?;
             let killed = target.kill();
+            if killed.is_err() {
+                // It stays traced, and so stands still, until this program ends; then the kernel kills it.
+                std::mem::forget(process);
+            }
             return Err(AttachError::Destroyed {
                 pid: target.pid,
                 why: Box::new(error),
@@ -93,7 +97,10 @@ pub fn attach(
             });
         }
     };
-    let released = process.release()?;
+    let released = match process.release() {
+        Ok(released) => released,
+        Err(error) => return Err(not_released(&target, prepared.userfaultfd, error)),
+    };
     Ok(Attached {
         handover: Handover {
             target,
@@ -108,6 +115,23 @@ pub fn attach(
         eager_bytes: done.eager_bytes,
         stood_still: released.stood_still,
     })
+}
+
+/// Some of its threads may run, and nobody is going to serve them.
+fn not_released(target: &Target, userfaultfd: Userfaultfd, error: TraceError) -> AttachError {
+    if matches!(error, TraceError::Ended { .. }) {
+        return error.into();
+    }
+    let killed = target.kill().is_ok();
+    if !killed {
+        // Closed, it would turn what is owed into zeros; so it stays open until this program ends.
+        std::mem::forget(userfaultfd);
+    }
+    AttachError::Destroyed {
+        pid: target.pid,
+        why: Box::new(error.into()),
+        killed,
+    }
 }
 
 /// What is ready when the target has not been touched yet.
