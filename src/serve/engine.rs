@@ -17,7 +17,7 @@ use crate::addr::Addr;
 use crate::progress::Progress;
 use crate::session::{Installer, Notice, Session, SpaceId, Turn};
 use crate::source::PageSource;
-use crate::terminal::say;
+use crate::terminal::mention;
 use crate::uffd::{Stop, Userfaultfd};
 
 /// How often address spaces that say nothing are asked whether they still exist: no event tells of exit or exec.
@@ -39,12 +39,14 @@ pub(super) struct Engine {
     /// Turns in a row that brought nothing forward.
     stalls: u32,
     looked_around: Instant,
-    /// Signals that asked us to end.
-    pub(super) asked_to_end: usize,
+    /// A signal asked us to end.
+    pub(super) asked_to_end: bool,
     /// When to give up finishing.
     pub(super) deadline: Option<Instant>,
     /// Something was not served.
     pub(super) failed: bool,
+    /// Address spaces that have been given up, and are not gone yet.
+    pub(super) given_up: BTreeSet<SpaceId>,
     pub(super) complaints: Complaints,
     /// A descriptor to give away when there are none left.
     pub(super) reserve: Option<OwnedFd>,
@@ -60,77 +62,104 @@ pub(super) struct Complaints {
     pub(super) descriptors: bool,
 }
 
-/// Serves a target until nothing is owed to it or its descendants any more, or they have ended.
-///
-/// # Errors
-/// [`ServeError`], before anything has been served. Afterwards there is no error that is not part of the report.
-pub fn serve(
-    handover: Handover,
-    source: &dyn PageSource,
+/// Threads and descriptors that serve a target, made before it is touched: once its memory is owed there is no way back, and
+/// nothing that can fail may be left to do.
+#[expect(
+    missing_debug_implementations,
+    reason = "threads and descriptors, nothing to look at"
+)]
+pub struct Server {
+    supply: Supply,
+    poller: Poller,
+    reserve: Option<OwnedFd>,
     options: Options,
-    ready: impl FnOnce(),
-) -> Result<Report, ServeError> {
-    let started = Instant::now();
-    let mut engine = Engine::new(handover, source, options)?;
-    ready();
-    // Whatever happens in the loop, nothing that is owed may become zeros.
-    let ran = catch_unwind(AssertUnwindSafe(|| engine.run()));
-    if ran.is_err() {
-        engine.give_up("this program failed (please report it)");
-        engine.await_deaths();
+}
+
+impl Server {
+    /// Starts the threads and opens what is needed.
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub fn prepare(source: &dyn PageSource, options: Options) -> Result<Self, ServeError> {
+        let pool = Pool::start(source, options.jobs)?;
+        let poller = Poller::new(pool.bell()).map_err(cannot("wait for events"))?;
+        Ok(Self {
+            supply: Supply::new(source, pool),
+            poller,
+            reserve: reserve(),
+            options,
+        })
     }
-    Ok(engine.report(started))
+
+    /// Serves a target until nothing is owed to it or its descendants any more, or they have ended. `ready` is called when
+    /// it is being served. There is no error that is not part of the report.
+    pub fn serve(self, handover: Handover, ready: impl FnOnce()) -> Report {
+        let started = Instant::now();
+        let mut engine = Engine::new(self, handover);
+        // Whatever happens, nothing that is owed may become zeros.
+        let ran = catch_unwind(AssertUnwindSafe(|| match engine.watch_all() {
+            Ok(()) => {
+                ready();
+                engine.run();
+            }
+            Err(errno) => engine.end_at_once(&format!("cannot watch it: {errno}")),
+        }));
+        if ran.is_err() {
+            engine.end_at_once("this program failed (please report it)");
+        }
+        engine.report(started)
+    }
 }
 
 impl Engine {
-    fn new(
-        handover: Handover,
-        source: &dyn PageSource,
-        options: Options,
-    ) -> Result<Self, ServeError> {
-        let pool = Pool::start(source, options.jobs).map_err(ServeError::Thread)?;
+    fn new(server: Server, handover: Handover) -> Self {
+        let Server {
+            supply,
+            poller,
+            reserve,
+            options,
+        } = server;
         let Handover {
             target,
             userfaultfd,
             space,
         } = handover;
-        let poller = Poller::new(pool.bell(), std::os::fd::AsFd::as_fd(&target))
-            .map_err(cannot("wait for events"))?;
         let mut session = Session::new(options.on_failure);
         let owed = space.owes();
         let root = session.add(userfaultfd, space);
-        let mut engine = Self {
+        Self {
             session,
-            supply: Supply::new(source, pool),
+            supply,
             poller,
             target,
             root,
             options,
             filling: Filling::default(),
-            soon: BTreeSet::new(),
+            // What there is to read already, and address spaces that are owed nothing.
+            soon: BTreeSet::from([root]),
             stalls: 0,
             looked_around: Instant::now(),
-            asked_to_end: 0,
+            asked_to_end: false,
             deadline: None,
             failed: false,
+            given_up: BTreeSet::new(),
             complaints: Complaints::default(),
-            reserve: reserve(),
+            reserve,
             progress: Progress::new(
                 "restoring",
                 Some(owed),
                 options.quiet || options.prefill == Prefill::None,
             ),
             progressed: owed,
-        };
-        engine
-            .watch(root)
-            .map_err(cannot("watch the userfaultfd"))?;
-        // What there is to read already, and address spaces that are owed nothing.
-        engine.soon.insert(root);
-        Ok(engine)
+        }
     }
 
-    pub(super) fn watch(&mut self, id: SpaceId) -> nix::Result<()> {
+    fn watch_all(&self) -> nix::Result<()> {
+        self.poller.add_target(&self.target)?;
+        self.watch(self.root)
+    }
+
+    fn watch(&self, id: SpaceId) -> nix::Result<()> {
         match self.session.installer(id) {
             Some(userfaultfd) => self.poller.add(id, userfaultfd),
             None => Ok(()),
@@ -142,8 +171,7 @@ impl Engine {
         while self.session.spaces().next().is_some() {
             let most = self.patience();
             if let Err(errno) = self.poller.wait(most, &mut ready) {
-                self.give_up(&format!("cannot wait for events: {errno}"));
-                self.await_deaths();
+                self.end_at_once(&format!("cannot wait for events: {errno}"));
                 return;
             }
             let now = Instant::now();
@@ -167,7 +195,7 @@ impl Engine {
                 self.turn(id, now);
             }
             busy |= self.install_ahead(now);
-            self.fetch_ahead();
+            self.fetch_ahead(now);
             self.look_around(now);
             self.check_deadline(now);
             self.stalls = if busy {
@@ -280,6 +308,7 @@ impl Engine {
         }
         self.filling.forget(id);
         self.soon.remove(&id);
+        self.given_up.remove(&id);
         drop(self.session.end(id));
     }
 
@@ -290,7 +319,7 @@ impl Engine {
         }
     }
 
-    fn act_on_notices(&mut self) {
+    pub(super) fn act_on_notices(&mut self) {
         for notice in self.session.notices() {
             match notice {
                 Notice::Forked { child } => {
@@ -312,7 +341,7 @@ impl Engine {
                     why,
                 } => {
                     let what = format!("the page at {} cannot be served: {why}", range.start);
-                    self.kill(space, thread, &what);
+                    self.kill(space, Some((thread, range.start)), &what);
                 }
                 Notice::Broken { space, what } => self.broken(space, &what),
                 Notice::NoDescriptor(id) => self.no_descriptor(id),
@@ -339,7 +368,7 @@ impl Engine {
 
     /// True when pages are to be installed ahead.
     pub(super) fn fills(&self) -> bool {
-        self.options.prefill == Prefill::All || self.asked_to_end > 0
+        self.options.prefill == Prefill::All || self.asked_to_end
     }
 }
 
@@ -350,5 +379,5 @@ fn reserve() -> Option<OwnedFd> {
 
 /// Says one line about the target.
 pub(super) fn tell(target: &Target, what: &str) {
-    say(&format!("uffd-restore: {}: {what}", target.describe()));
+    mention(&format!("uffd-restore: {}: {what}", target.describe()));
 }

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-pub use self::engine::serve;
+pub use self::engine::Server;
 pub use self::poller::{ENDING_SIGNALS, hold_signals};
 pub use self::report::{Outcome, Report};
 pub use self::target::Target;
@@ -70,12 +70,12 @@ pub struct Handover {
     pub space: AddressSpace,
 }
 
-/// Why serving could not begin, or go on.
+/// Why nothing can be served. The target has not been touched.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
     /// The kernel refused something that every daemon needs.
-    #[error("cannot {doing}: {errno}")]
+    #[error("cannot {doing}: {errno}{}", advice(*errno))]
     Kernel {
         /// What was being done.
         doing: &'static str,
@@ -83,8 +83,19 @@ pub enum ServeError {
         errno: Errno,
     },
     /// No thread could be started.
-    #[error("cannot start a thread: {0}: raise the limit on tasks, or use fewer --jobs")]
+    #[error(
+        "cannot start a thread: {0}: raise the limits on tasks (ulimit -u, TasksMax=) and memory (ulimit -v), or use fewer \
+         --jobs"
+    )]
     Thread(std::io::Error),
+}
+
+fn advice(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EMFILE => ": this program may not have more open files: raise its limit (ulimit -n)",
+        Errno::ENFILE => ": the whole system has too many open files: raise the sysctl fs.file-max",
+        _ => "",
+    }
 }
 
 /// Makes an error of something that every daemon needs.

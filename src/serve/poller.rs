@@ -31,15 +31,28 @@ const FIRST_SPACE: u64 = 16;
 /// Signals that ask this program to end.
 pub const ENDING_SIGNALS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 
-/// Keeps the signals that ask this program to end from ending it at once. For the first thread, before it starts others.
+/// Keeps the signals that ask this program to end from ending it at once, but for those that it was started to ignore
+/// (nohup(1), a shell's background jobs). For the first thread, before it starts others.
 ///
 /// # Errors
 /// None is expected.
 pub fn hold_signals() -> Result<(), Errno> {
+    let ignored = ignored_signals();
     ENDING_SIGNALS
         .into_iter()
+        .filter(|&signal| ignored & (1 << (signal as i32 - 1)) == 0)
         .collect::<SigSet>()
         .thread_block()
+}
+
+/// One bit for each signal, from the lowest for signal 1 on.
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
 }
 
 pub(super) struct Poller {
@@ -49,13 +62,17 @@ pub(super) struct Poller {
 }
 
 impl Poller {
-    pub(super) fn new(pool: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<Self, Errno> {
+    pub(super) fn new(pool: BorrowedFd<'_>) -> Result<Self, Errno> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let signals: SigSet = ENDING_SIGNALS.into_iter().collect();
+        // Those that are held. The others end this program, or were ignored when it was started (nohup) and stay so.
+        let held = SigSet::thread_get_mask()?;
+        let signals: SigSet = ENDING_SIGNALS
+            .into_iter()
+            .filter(|&signal| held.contains(signal))
+            .collect();
         let signals =
             SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         epoll.add(pool, EpollEvent::new(EpollFlags::EPOLLIN, POOL))?;
-        epoll.add(target, EpollEvent::new(EpollFlags::EPOLLIN, TARGET))?;
         epoll.add(
             signals.as_fd(),
             EpollEvent::new(EpollFlags::EPOLLIN, SIGNAL),
@@ -65,6 +82,12 @@ impl Poller {
             signals,
             events: vec![EpollEvent::empty(); 64],
         })
+    }
+
+    /// Watches for the end of the target.
+    pub(super) fn add_target(&self, target: impl AsFd) -> Result<(), Errno> {
+        self.epoll
+            .add(target, EpollEvent::new(EpollFlags::EPOLLIN, TARGET))
     }
 
     /// Watches the userfaultfd of an address space.
@@ -103,8 +126,10 @@ impl Poller {
         Ok(())
     }
 
-    /// How many signals have come.
-    pub(super) fn signals(&self) -> usize {
-        std::iter::from_fn(|| self.signals.read_signal().ok().flatten()).count()
+    /// The signals that have come.
+    pub(super) fn signals(&self) -> Vec<Signal> {
+        std::iter::from_fn(|| self.signals.read_signal().ok().flatten())
+            .filter_map(|signal| Signal::try_from(signal.ssi_signo.cast_signed()).ok())
+            .collect()
     }
 }
