@@ -84,7 +84,9 @@ pub fn attach(
     ) {
         Ok(done) => done,
         Err(error) => {
-            process.check_still_there()?;
+            if let Err(ended @ TraceError::Ended { .. }) = process.check_still_there() {
+                return Err(ended.into());
+            }
             let killed = target.kill();
             if killed.is_err() {
                 // It stays traced, and so stands still, until this program ends; then the kernel kills it.
