@@ -140,22 +140,14 @@ impl Daemon {
         }
     }
 
-    /// Starts it, and nobody listens to its standard output.
-    pub(crate) fn deaf(mut command: Command) -> Self {
-        let (read, write) = std::io::pipe().expect("pipe");
-        drop(read);
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(write)
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("start the program");
-        let (err, thread) = Lines::read(child.stderr.take().expect("piped"));
+    /// Starts it, and listens to nothing it says.
+    pub(crate) fn unheard(mut command: Command, out: Stdio, err: Stdio) -> Self {
+        let command = command.stdin(Stdio::null()).stdout(out).stderr(err);
         Self {
-            child,
+            child: command.spawn().expect("start the program"),
             out: Arc::default(),
-            err,
-            threads: vec![thread],
+            err: Arc::default(),
+            threads: Vec::new(),
         }
     }
 
