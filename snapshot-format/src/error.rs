@@ -81,7 +81,7 @@ pub enum Error {
         what: &'static str,
     },
     /// The storage failed, or the file was truncated while open.
-    #[error("cannot read {place}: {source}")]
+    #[error("cannot read {place}: {}", why(.source))]
     Read {
         /// What was being read.
         place: Place,
@@ -143,4 +143,14 @@ pub enum WriteError {
     /// A worker thread ended by panic; the file is unusable.
     #[error("a worker thread ended unexpectedly")]
     Worker,
+}
+
+/// The words of the standard library for an end that comes too early are no help.
+fn why(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => {
+            "the file ends before it, so it was truncated while it was open".into()
+        }
+        _ => error.to_string(),
+    }
 }

@@ -28,7 +28,7 @@ pub struct Cli {
     #[arg(long, value_name = "FILE", required_unless_present = "check")]
     pub snapshot: Option<PathBuf>,
     /// Process to restore into, running or stopped
-    #[arg(long, value_name = "PID", required_unless_present = "check")]
+    #[arg(long, value_name = "PID", required_unless_present = "check", value_parser = clap::value_parser!(i32).range(1..))]
     pub pid: Option<i32>,
     /// Region of the snapshot to restore: a name, an address in the snapshot (0x…) or "largest"; and where in the target, if
     /// not where it was or where a mapping of its name is. May be repeated; without it, all regions

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread;
 
 use super::limits::raise_descriptors;
 use super::readiness::{Pidfile, ReadyDescriptor};
@@ -9,9 +10,10 @@ use super::summary;
 use crate::cli::restore::{Cli, OnFailureName, PrefillName};
 use crate::failure::Failure;
 use crate::handover::{self, Attached};
-use crate::serve::{self, Guard, Outcome, Prefill, ServeError};
+use crate::serve::{self, Guard, Outcome, Prefill, ServeError, Server};
 use crate::session::OnFailure;
 use crate::source::SnapshotSource;
+use crate::terminal::{say, takes_output};
 use crate::tool;
 
 pub(super) fn run(args: Cli) -> Result<ExitCode, Failure> {
@@ -24,6 +26,7 @@ pub(super) fn run(args: Cli) -> Result<ExitCode, Failure> {
     // Before there is any other thread, and before the target is touched.
     serve::hold_signals()
         .map_err(|errno| Failure::Usage(format!("cannot hold signals: {errno}")))?;
+    // A copy of this one thread.
     let guard = Guard::start().map_err(|errno| ServeError::Kernel {
         doing: "start the process that watches over this one",
         errno,
@@ -35,6 +38,17 @@ pub(super) fn run(args: Cli) -> Result<ExitCode, Failure> {
         OnFailureName::Poison => OnFailure::Poison,
         OnFailureName::Kill => OnFailure::Kill,
     };
+    let options = serve::Options {
+        jobs: tool::threads(args.jobs),
+        prefill: match args.prefill {
+            PrefillName::None => Prefill::None,
+            PrefillName::All => Prefill::All,
+        },
+        on_failure,
+        finish_within: args.finish_within,
+        quiet: args.quiet || args.json,
+    };
+    let server = Server::prepare(&source, options)?;
     let pidfile = args.pidfile.as_deref().map(Pidfile::write).transpose()?;
     let options = handover::Options {
         pid,
@@ -47,28 +61,33 @@ pub(super) fn run(args: Cli) -> Result<ExitCode, Failure> {
     let serving = summary::serving(&attached, &path, args.json);
     let target = attached.handover.target.describe();
     let Attached { handover, .. } = attached;
-    let options = serve::Options {
-        jobs: tool::threads(args.jobs),
-        prefill: match args.prefill {
-            PrefillName::None => Prefill::None,
-            PrefillName::All => Prefill::All,
-        },
-        on_failure,
-        finish_within: args.finish_within,
-        quiet: args.quiet || args.json,
-    };
-    let report = serve::serve(handover, &source, options, || {
-        // The reader of our output may be gone; the target is served nevertheless.
-        let _ = tool::print(&serving);
+    let report = server.serve(handover, || {
         if let Some(ready) = ready {
             ready.ready();
         }
-    })?;
+        announce(serving);
+    });
     drop(guard);
     drop(pidfile);
-    summary::done(&target, &report, args.quiet, args.json)?;
+    if let Err(failure) = summary::done(&target, &report, args.quiet, args.json) {
+        // The exit status is about the target.
+        say(&format!("uffd-restore: {failure}"));
+    }
     Ok(match report.outcome {
         Outcome::Complete | Outcome::TargetEnded => ExitCode::SUCCESS,
         Outcome::Failed => ExitCode::FAILURE,
     })
+}
+
+/// Prints a line on standard output. Who reads it may be slow, or gone; the target is served nevertheless.
+fn announce(line: String) {
+    let print = move || {
+        // Nobody is left to be told that nobody reads.
+        let _ = tool::print(&line);
+    };
+    if takes_output(std::io::stdout()) {
+        return print();
+    }
+    // Without another thread it is not said at all: the ready descriptor says the same.
+    let _ = thread::Builder::new().name("announce".into()).spawn(print);
 }

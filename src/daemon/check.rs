@@ -12,6 +12,8 @@ use crate::uffd::{Features, NewError, new_for_this_process};
 
 /// `CAP_SYS_PTRACE` of `<linux/capability.h>`.
 const CAP_SYS_PTRACE: u32 = 19;
+/// `CAP_DAC_OVERRIDE`
+const CAP_DAC_OVERRIDE: u32 = 1;
 /// `CAP_KILL`
 const CAP_KILL: u32 = 5;
 
@@ -78,6 +80,11 @@ fn check() -> Checked {
             "to trace processes of other users, and to be told of forks: run as root, or give it to this program",
         ),
         capability(
+            "CAP_DAC_OVERRIDE",
+            CAP_DAC_OVERRIDE,
+            "to open /proc/PID/mem of processes of other users",
+        ),
+        capability(
             "CAP_KILL",
             CAP_KILL,
             "to end targets of other users with --on-failure kill",
@@ -107,20 +114,24 @@ fn check() -> Checked {
         }
     };
     let serve = ["userfaultfd", "events", "CAP_SYS_PTRACE"];
-    let with = |more: &'static str| [&serve[..], &[more]].concat();
+    let with = |more: &[&'static str]| [&serve[..], more].concat();
     let modes = vec![
         mode(SERVE, &serve),
         mode(
             "--pid, shared memory (memfd, tmpfs)",
-            &with("shared memory"),
+            &with(&["shared memory"]),
         ),
-        mode("--pid, huge pages", &with("huge pages")),
+        mode("--pid, huge pages", &with(&["huge pages"])),
         mode(
-            "--pid, targets of other users or under a seccomp filter",
-            &with("/dev/userfaultfd"),
+            "--pid, targets of other users",
+            &with(&["/dev/userfaultfd", "CAP_DAC_OVERRIDE"]),
         ),
-        mode("--on-failure poison", &with("poison")),
-        mode("--on-failure kill", &with("CAP_KILL")),
+        mode(
+            "--pid, targets under a seccomp filter",
+            &with(&["/dev/userfaultfd"]),
+        ),
+        mode("--on-failure poison", &with(&["poison"])),
+        mode("--on-failure kill", &with(&["CAP_KILL"])),
     ];
     Checked {
         kernel,
@@ -194,7 +205,8 @@ fn device() -> Finding {
     let detail = match &opened {
         Ok(_) => "can be opened: targets need no rights of their own".to_owned(),
         Err(error) => format!(
-            "{error}: only targets that may call userfaultfd(2) themselves can be restored (Linux 6.1 has the device)"
+            "{error}: only targets that may call userfaultfd(2) themselves can be restored (Linux 6.1 has the device; modprobe, \
+             mknod or chmod)"
         ),
     };
     Finding {
@@ -307,6 +319,7 @@ mod tests {
             "shared memory",
             "huge pages",
             "/dev/userfaultfd",
+            "CAP_DAC_OVERRIDE",
             "poison",
             "CAP_KILL",
         ] {

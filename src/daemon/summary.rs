@@ -81,11 +81,17 @@ pub(super) fn done(target: &str, report: &Report, quiet: bool, json: bool) -> Re
             time(most)
         ));
     }
+    parts.push(time(report.time));
     say(&format!(
-        "uffd-restore: {target}: {how}: {}; {}",
-        parts.join("; "),
-        time(report.time)
+        "uffd-restore: {target}: {how}: {}",
+        parts.join("; ")
     ));
+    if report.outcome == Outcome::Failed {
+        say(&format!(
+            "uffd-restore: {target}: what to do: end it if it still runs (poisoned pages are SIGBUS for who touches them), \
+             and restore again, from another copy of the snapshot if `uffd-snapshot verify` finds bad pages"
+        ));
+    }
     Ok(())
 }
 

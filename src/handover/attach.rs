@@ -27,7 +27,7 @@ use crate::serve::{Guard, Handover, Target, asked_to_end};
 use crate::session::OnFailure;
 use crate::source::PageSource;
 use crate::space::AddressSpace;
-use crate::tracee::{StoppedProcess, TargetMemory};
+use crate::tracee::{StoppedProcess, TargetMemory, TraceError};
 use crate::uffd::{Features, Userfaultfd};
 
 /// How to attach.
@@ -89,8 +89,14 @@ pub fn attach(
     ) {
         Ok(done) => done,
         Err(error) => {
-            process.check_still_there()?;
+            if let Err(ended @ TraceError::Ended { .. }) = process.check_still_there() {
+                return Err(ended.into());
+            }
             let killed = target.kill();
+            if killed.is_err() {
+                // It stays traced, and so stands still, until this program ends; then the kernel kills it.
+                std::mem::forget(process);
+            }
             return Err(AttachError::Destroyed {
                 pid: target.pid,
                 why: Box::new(error),
@@ -102,7 +108,10 @@ pub fn attach(
     if let Some(guard) = options.guard {
         guard.watch(&target);
     }
-    let released = process.release()?;
+    let released = match process.release() {
+        Ok(released) => released,
+        Err(error) => return Err(not_released(&target, prepared.userfaultfd, error)),
+    };
     Ok(Attached {
         handover: Handover {
             target,
@@ -117,6 +126,23 @@ pub fn attach(
         eager_bytes: done.eager_bytes,
         stood_still: released.stood_still,
     })
+}
+
+/// Some of its threads may run, and nobody is going to serve them.
+fn not_released(target: &Target, userfaultfd: Userfaultfd, error: TraceError) -> AttachError {
+    if matches!(error, TraceError::Ended { .. }) {
+        return error.into();
+    }
+    let killed = target.kill().is_ok();
+    if !killed {
+        // Closed, it would turn what is owed into zeros; so it stays open until this program ends.
+        std::mem::forget(userfaultfd);
+    }
+    AttachError::Destroyed {
+        pid: target.pid,
+        why: Box::new(error.into()),
+        killed,
+    }
 }
 
 /// What is ready when the target has not been touched yet.

@@ -128,6 +128,9 @@ fn destroyed(pid: i32, killed: bool) -> String {
     if killed {
         format!("process {pid} was killed, because its memory had been dropped when this failed")
     } else {
-        format!("process {pid} has lost its memory and must be killed (this program may not)")
+        format!(
+            "process {pid} has lost its memory when this failed; this program may not kill it, and the kernel does when this \
+             program ends"
+        )
     }
 }

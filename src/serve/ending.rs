@@ -1,9 +1,12 @@
 //! What happens when not all can be served to the end. None of it makes zeros.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 use super::engine::{Engine, tell};
-use crate::addr::AddrRange;
+use crate::addr::{Addr, AddrRange};
 use crate::session::{OnFailure, SpaceId, Turn};
 
 /// Poisoned pages that are named one by one; the rest are counted.
@@ -12,24 +15,25 @@ const NAMED: u64 = 10;
 const STUCK: Duration = Duration::from_secs(5);
 
 impl Engine {
-    /// Somebody asks us to end: first everything that is owed is installed, and a second time means now.
+    /// Somebody asks us to end: first everything that is owed is installed, and a second time means now. Signals that come
+    /// together are one request, and a terminal or a service manager may say SIGHUP as often as it likes.
     pub(super) fn signalled(&mut self, now: Instant) {
         let signals = self.poller.signals();
-        if signals == 0 {
+        if signals.is_empty() {
             return;
         }
-        let first = self.asked_to_end == 0;
-        self.asked_to_end += signals;
-        if first && self.asked_to_end == 1 {
+        if !self.asked_to_end {
+            self.asked_to_end = true;
             let owed = bytesize::ByteSize(self.session.owes()).display().iec();
+            let within = humantime::format_duration(self.options.finish_within);
             tell(
                 &self.target,
                 &format!(
-                    "asked to end: installing the {owed} still owed first (a second signal gives up)"
+                    "asked to end: installing the {owed} still owed first, for at most {within} (a second signal gives up)"
                 ),
             );
             self.deadline = now.checked_add(self.options.finish_within);
-        } else {
+        } else if signals.iter().any(|&signal| signal != Signal::SIGHUP) {
             self.give_up("asked to end at once");
         }
     }
@@ -37,14 +41,19 @@ impl Engine {
     pub(super) fn check_deadline(&mut self, now: Instant) {
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             self.deadline = None;
-            self.give_up("could not finish in time after it was asked to end");
+            self.give_up("could not finish in time after it was asked to end (--finish-within)");
         }
     }
 
-    /// Stops serving all address spaces that are owed something.
-    pub(super) fn give_up(&mut self, why: &str) {
-        let spaces: Vec<SpaceId> = self.session.spaces().collect();
-        if self.session.owes() > 0 {
+    /// Stops serving all address spaces that are owed something. Once for each.
+    fn give_up(&mut self, why: &str) {
+        let given_up = &self.given_up;
+        let spaces: Vec<SpaceId> = self
+            .session
+            .spaces()
+            .filter(|id| !given_up.contains(id))
+            .collect();
+        if !spaces.is_empty() && self.session.owes() > 0 {
             let owed = bytesize::ByteSize(self.session.owes()).display().iec();
             tell(&self.target, &format!("{why}: {owed} were not restored"));
         }
@@ -59,7 +68,26 @@ impl Engine {
         self.give_up_on(id, what);
     }
 
+    /// Gives up, and does not return before nothing is owed to anybody: what is let go of becomes zeros.
+    pub(super) fn end_at_once(&mut self, why: &str) {
+        while self.session.spaces().next().is_some() {
+            // Whatever made this program fail may do so again.
+            let done = catch_unwind(AssertUnwindSafe(|| {
+                self.give_up(why);
+                self.act_on_notices();
+                self.look_for_the_dead();
+            }));
+            if done.is_err() {
+                self.failed = true;
+                // It is gone, or its threads wait until somebody ends it.
+                let _ = self.target.kill();
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     fn give_up_on(&mut self, id: SpaceId, why: &str) {
+        self.given_up.insert(id);
         let owes = self.session.space(id).is_some_and(|space| space.owes() > 0);
         if !owes {
             self.gone(id);
@@ -69,7 +97,7 @@ impl Engine {
         if self.options.on_failure == OnFailure::Poison && self.poison_all(id, why) {
             self.gone(id);
         } else {
-            self.kill(id, 0, why);
+            self.kill(id, None, why);
         }
     }
 
@@ -88,38 +116,57 @@ impl Engine {
     pub(super) fn poisoned(&mut self, range: AddrRange, why: &str) {
         self.complaints.pages += 1;
         if self.complaints.pages <= NAMED {
-            let pages = range.len() / snapshot_format::PAGE_BYTES;
-            tell(
-                &self.target,
-                &format!("{pages} page(s) at {} poisoned: {why}", range.start),
-            );
+            let what = match range.len() / snapshot_format::PAGE_BYTES {
+                1 => format!("the page at {} is poisoned", range.start),
+                pages => format!("{pages} pages from {} on are poisoned", range.start),
+            };
+            tell(&self.target, &format!("{what}: {why}"));
         } else if self.complaints.pages == NAMED + 1 {
             tell(
                 &self.target,
-                "more pages poisoned; the total is told at the end",
+                "more pages are poisoned; the number is told at the end",
             );
         }
     }
 
-    /// Kills the process that an address space belongs to, and waits until its memory is gone: the descriptor must not be
-    /// closed while a thread could still run and read zeros.
-    pub(super) fn kill(&mut self, id: SpaceId, thread: u32, why: &str) {
+    /// Kills the process that an address space belongs to, because of a thread that waits for an address, if there is one. Its
+    /// descriptor stays open until its memory is gone: a thread that still runs must not read zeros.
+    pub(super) fn kill(&mut self, id: SpaceId, waits: Option<(u32, Addr)>, why: &str) {
         self.failed = true;
-        let child = (id != self.root)
-            .then(|| self.target.process_of(thread))
-            .flatten();
+        let child = waits
+            .filter(|_| id != self.root)
+            .and_then(|(thread, at)| self.target.process_of(thread, at));
         let (victim, others) = match &child {
             Some(child) => (child, ""),
             // Which child it is cannot be told: all that were forked from the target are its responsibility.
             None if id != self.root => (&self.target, " (the child that needs it is not known)"),
             None => (&self.target, ""),
         };
-        tell(victim, &format!("killed{others}: {why}"));
-        if let Err(errno) = victim.kill() {
-            // Its threads wait for ever, which is better than going on with zeros; somebody has to end it.
+        match victim.kill() {
+            Ok(()) => tell(victim, &format!("killed{others}: {why}")),
+            Err(errno) => {
+                tell(
+                    victim,
+                    &format!(
+                        "{why}; it cannot be killed: {errno}: poisoned instead (run uffd-restore with CAP_KILL)"
+                    ),
+                );
+                self.poison_instead(id, waits);
+            }
+        }
+    }
+
+    fn poison_instead(&mut self, id: SpaceId, waits: Option<(u32, Addr)>) {
+        if let Some((_, at)) = waits {
+            self.session.poison_instead(id, at);
+            self.soon.insert(id);
+        } else if self.poison_all(id, "its process cannot be killed") {
+            self.gone(id);
+        } else {
+            // Its threads wait for ever, which is better than going on with zeros.
             tell(
-                victim,
-                &format!("cannot be killed: {errno}: kill it, its memory is incomplete"),
+                &self.target,
+                "cannot be poisoned either: kill it, its memory is incomplete",
             );
         }
     }
@@ -138,15 +185,6 @@ impl Engine {
             std::thread::sleep(Duration::from_millis(1));
         }
         self.soon.insert(id);
-    }
-
-    /// After everything was given up: those that were killed need a moment, and their memory must not be let go of before.
-    pub(super) fn await_deaths(&mut self) {
-        let until = Instant::now() + STUCK;
-        while self.session.spaces().next().is_some() && Instant::now() < until {
-            self.look_for_the_dead();
-            std::thread::sleep(Duration::from_millis(1));
-        }
     }
 
     pub(super) fn no_memory(&mut self) {

@@ -1,7 +1,7 @@
 //! The loop of one session. The only thread that reads its userfaultfds and installs its pages.
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
@@ -17,16 +17,13 @@ use crate::addr::Addr;
 use crate::progress::Progress;
 use crate::session::{Installer, Notice, Session, SpaceId, Turn};
 use crate::source::PageSource;
-use crate::terminal::say;
+use crate::terminal::mention;
 use crate::uffd::{Stop, Userfaultfd};
 
 /// How often address spaces that say nothing are asked whether they still exist: no event tells of exit or exec.
 const LOOK_AROUND: Duration = Duration::from_millis(100);
 /// An address where hardly anybody has memory: see [`Userfaultfd::probe`].
 const NOWHERE: Addr = Addr(0x1_0000);
-
-/// The first address space of a session.
-const ROOT: SpaceId = SpaceId(0);
 
 /// A session and everything around it.
 pub(super) struct Engine {
@@ -42,12 +39,14 @@ pub(super) struct Engine {
     /// Turns in a row that brought nothing forward.
     stalls: u32,
     looked_around: Instant,
-    /// Signals that asked us to end.
-    pub(super) asked_to_end: usize,
+    /// A signal asked us to end.
+    pub(super) asked_to_end: bool,
     /// When to give up finishing.
     pub(super) deadline: Option<Instant>,
     /// Something was not served.
     pub(super) failed: bool,
+    /// Address spaces that have been given up, and are not gone yet.
+    pub(super) given_up: BTreeSet<SpaceId>,
     pub(super) complaints: Complaints,
     /// A descriptor to give away when there are none left.
     pub(super) reserve: Option<OwnedFd>,
@@ -63,63 +62,76 @@ pub(super) struct Complaints {
     pub(super) descriptors: bool,
 }
 
-/// Serves a target until nothing is owed to it or its descendants any more, or they have ended.
-///
-/// # Errors
-/// [`ServeError`], before anything has been served. Afterwards there is no error that is not part of the report.
-pub fn serve(
-    handover: Handover,
-    source: &dyn PageSource,
+/// Threads and descriptors that serve a target, made before it is touched: once its memory is owed there is no way back, and
+/// nothing that can fail may be left to do.
+#[expect(
+    missing_debug_implementations,
+    reason = "threads and descriptors, nothing to look at"
+)]
+pub struct Server {
+    supply: Supply,
+    poller: Poller,
+    reserve: Option<OwnedFd>,
     options: Options,
-    ready: impl FnOnce(),
-) -> Result<Report, ServeError> {
-    let started = Instant::now();
-    let (pool, poller) = match tools(&handover, source, options) {
-        Ok(tools) => tools,
-        Err(error) => {
-            // Its memory is gone already, and nobody will bring it.
-            handover.kill();
-            return Err(error);
-        }
-    };
-    let mut engine = Engine::new(handover, Supply::new(source, pool), poller, options);
-    ready();
-    // Whatever happens in the loop, nothing that is owed may become zeros.
-    let ran = catch_unwind(AssertUnwindSafe(|| engine.run()));
-    if ran.is_err() {
-        engine.give_up("this program failed (please report it)");
-        engine.await_deaths();
-    }
-    Ok(engine.report(started))
 }
 
-/// Everything that may fail to be had.
-fn tools(
-    handover: &Handover,
-    source: &dyn PageSource,
-    options: Options,
-) -> Result<(Pool, Poller), ServeError> {
-    let pool = Pool::start(source, options.jobs).map_err(ServeError::Thread)?;
-    let poller =
-        Poller::new(pool.bell(), handover.target.as_fd()).map_err(cannot("wait for events"))?;
-    poller
-        .add(ROOT, &handover.userfaultfd)
-        .map_err(cannot("watch the userfaultfd"))?;
-    Ok((pool, poller))
+impl Server {
+    /// Starts the threads and opens what is needed.
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub fn prepare(source: &dyn PageSource, options: Options) -> Result<Self, ServeError> {
+        let pool = Pool::start(source, options.jobs)?;
+        let poller = Poller::new(pool.bell()).map_err(cannot("wait for events"))?;
+        Ok(Self {
+            supply: Supply::new(source, pool),
+            poller,
+            reserve: reserve(),
+            options,
+        })
+    }
+
+    /// Serves a target until nothing is owed to it or its descendants any more, or they have ended. `ready` is called when
+    /// it is being served. There is no error that is not part of the report.
+    pub fn serve(self, handover: Handover, ready: impl FnOnce()) -> Report {
+        let started = Instant::now();
+        let mut engine = Engine::new(self, handover);
+        // Whatever happens, nothing that is owed may become zeros.
+        let ran = catch_unwind(AssertUnwindSafe(|| match engine.watch_all() {
+            Ok(()) => {
+                ready();
+                engine.run();
+            }
+            Err(errno) => engine.end_at_once(&format!("cannot watch it: {errno}")),
+        }));
+        if ran.is_err() {
+            engine.end_at_once("this program failed (please report it)");
+        }
+        engine.report(started)
+    }
 }
 
 impl Engine {
-    fn new(handover: Handover, supply: Supply, poller: Poller, options: Options) -> Self {
+    fn new(server: Server, handover: Handover) -> Self {
+        let Server {
+            supply,
+            poller,
+            reserve,
+            options,
+        } = server;
+        let Handover {
+            target,
+            userfaultfd,
+            space,
+        } = handover;
         let mut session = Session::new(options.on_failure);
-        let owed = handover.space.owes();
-        let root = session.add(handover.userfaultfd, handover.space);
-        debug_assert!(root == ROOT);
-        let hidden = options.quiet || options.prefill == Prefill::None;
+        let owed = space.owes();
+        let root = session.add(userfaultfd, space);
         Self {
             session,
             supply,
             poller,
-            target: handover.target,
+            target,
             root,
             options,
             filling: Filling::default(),
@@ -127,17 +139,27 @@ impl Engine {
             soon: BTreeSet::from([root]),
             stalls: 0,
             looked_around: Instant::now(),
-            asked_to_end: 0,
+            asked_to_end: false,
             deadline: None,
             failed: false,
+            given_up: BTreeSet::new(),
             complaints: Complaints::default(),
-            reserve: reserve(),
-            progress: Progress::new("restoring", Some(owed), hidden),
+            reserve,
+            progress: Progress::new(
+                "restoring",
+                Some(owed),
+                options.quiet || options.prefill == Prefill::None,
+            ),
             progressed: owed,
         }
     }
 
-    pub(super) fn watch(&mut self, id: SpaceId) -> nix::Result<()> {
+    fn watch_all(&self) -> nix::Result<()> {
+        self.poller.add_target(&self.target)?;
+        self.watch(self.root)
+    }
+
+    fn watch(&self, id: SpaceId) -> nix::Result<()> {
         match self.session.installer(id) {
             Some(userfaultfd) => self.poller.add(id, userfaultfd),
             None => Ok(()),
@@ -149,8 +171,7 @@ impl Engine {
         while self.session.spaces().next().is_some() {
             let most = self.patience();
             if let Err(errno) = self.poller.wait(most, &mut ready) {
-                self.give_up(&format!("cannot wait for events: {errno}"));
-                self.await_deaths();
+                self.end_at_once(&format!("cannot wait for events: {errno}"));
                 return;
             }
             let now = Instant::now();
@@ -174,7 +195,7 @@ impl Engine {
                 self.turn(id, now);
             }
             busy |= self.install_ahead(now);
-            self.fetch_ahead();
+            self.fetch_ahead(now);
             self.look_around(now);
             self.check_deadline(now);
             self.stalls = if busy {
@@ -287,6 +308,7 @@ impl Engine {
         }
         self.filling.forget(id);
         self.soon.remove(&id);
+        self.given_up.remove(&id);
         drop(self.session.end(id));
     }
 
@@ -297,7 +319,7 @@ impl Engine {
         }
     }
 
-    fn act_on_notices(&mut self) {
+    pub(super) fn act_on_notices(&mut self) {
         for notice in self.session.notices() {
             match notice {
                 Notice::Forked { child } => {
@@ -319,7 +341,7 @@ impl Engine {
                     why,
                 } => {
                     let what = format!("the page at {} cannot be served: {why}", range.start);
-                    self.kill(space, thread, &what);
+                    self.kill(space, Some((thread, range.start)), &what);
                 }
                 Notice::Broken { space, what } => self.broken(space, &what),
                 Notice::NoDescriptor(id) => self.no_descriptor(id),
@@ -346,7 +368,7 @@ impl Engine {
 
     /// True when pages are to be installed ahead.
     pub(super) fn fills(&self) -> bool {
-        self.options.prefill == Prefill::All || self.asked_to_end > 0
+        self.options.prefill == Prefill::All || self.asked_to_end
     }
 }
 
@@ -357,5 +379,5 @@ fn reserve() -> Option<OwnedFd> {
 
 /// Says one line about the target.
 pub(super) fn tell(target: &Target, what: &str) {
-    say(&format!("uffd-restore: {}: {what}", target.describe()));
+    mention(&format!("uffd-restore: {}: {what}", target.describe()));
 }

@@ -1,12 +1,13 @@
 //! Pages that nobody waits for. One block at a time, and only when everything that was asked for is done.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::engine::Engine;
 use super::pool::Purpose;
 use crate::addr::Addr;
 use crate::session::{Block, Request, SpaceId};
+use crate::space::AddressSpace;
 
 /// Pages of one request, where frames are not larger: 256 KiB are installed in about 100 µs, and no fault waits longer for that.
 const PAGES: u64 = 64;
@@ -27,7 +28,14 @@ pub(super) struct Filling {
 struct Round {
     reached: Addr,
     out: usize,
+    /// What was owed when it began.
+    owed: u64,
+    /// The next one begins then, because this one brought nothing.
+    rest_until: Option<Instant>,
 }
+
+/// How long to rest when all that is owed cannot be had, or not now.
+const REST: Duration = Duration::from_millis(100);
 
 impl Filling {
     pub(super) fn has_content(&self) -> bool {
@@ -79,7 +87,7 @@ impl Engine {
     }
 
     /// Keeps the pool busy, but not far ahead.
-    pub(super) fn fetch_ahead(&mut self) {
+    pub(super) fn fetch_ahead(&mut self, now: Instant) {
         if !self.fills() {
             return;
         }
@@ -93,21 +101,33 @@ impl Engine {
             if self.filling.under_way >= most {
                 return;
             }
-            if self.fetch_for(space) {
+            if self.fetch_for(space, now) {
                 self.filling.last = Some(space);
             }
         }
     }
 
-    fn fetch_for(&mut self, space: SpaceId) -> bool {
+    fn fetch_for(&mut self, space: SpaceId, now: Instant) -> bool {
+        let owed = self.session.space(space).map_or(0, AddressSpace::owes);
         let round = self.filling.rounds.entry(space).or_default();
+        if round.rest_until.is_some_and(|until| now < until) {
+            return false;
+        }
         let pages = PAGES.max(self.supply.granularity);
         let Some(request) = self.session.fill_request(space, pages) else {
             return false;
         };
-        if request.at < round.reached && round.out > 0 {
+        if request.at <= round.reached || round.owed == 0 {
             // From the start again, but not before the end of this round is in: it would be fetched twice.
-            return false;
+            if round.out > 0 {
+                return false;
+            }
+            if round.owed == owed && round.rest_until.take().is_none() {
+                round.rest_until = Some(now + REST);
+                return false;
+            }
+            round.rest_until = None;
+            round.owed = owed;
         }
         round.reached = request.at;
         round.out += 1;

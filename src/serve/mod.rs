@@ -24,13 +24,11 @@ mod report;
 mod supply;
 mod target;
 
-use std::os::fd::AsFd;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-pub use self::engine::serve;
+pub use self::engine::Server;
 pub use self::guard::Guard;
 pub use self::poller::{ENDING_SIGNALS, asked_to_end, hold_signals};
 pub use self::report::{Outcome, Report};
@@ -75,24 +73,12 @@ pub struct Handover {
     pub space: AddressSpace,
 }
 
-impl Handover {
-    /// Kills the target, for its memory will not come, and waits until that can be seen by nobody.
-    pub fn kill(self) {
-        const LONG: Duration = Duration::from_secs(5);
-        // Should it not be permitted, the guard keeps the descriptor open, and the target waits.
-        let _ = self.target.kill();
-        let mut ended = [PollFd::new(self.target.as_fd(), PollFlags::POLLIN)];
-        let timeout = PollTimeout::try_from(LONG).unwrap_or(PollTimeout::MAX);
-        let _ = poll(&mut ended, timeout);
-    }
-}
-
-/// Why serving could not begin, or go on.
+/// Why nothing can be served. The target has not been touched.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
     /// The kernel refused something that every daemon needs.
-    #[error("cannot {doing}: {errno}")]
+    #[error("cannot {doing}: {errno}{}", advice(*errno))]
     Kernel {
         /// What was being done.
         doing: &'static str,
@@ -100,8 +86,19 @@ pub enum ServeError {
         errno: Errno,
     },
     /// No thread could be started.
-    #[error("cannot start a thread: {0}: raise the limit on tasks, or use fewer --jobs")]
+    #[error(
+        "cannot start a thread: {0}: raise the limits on tasks (ulimit -u, TasksMax=) and memory (ulimit -v), or use fewer \
+         --jobs"
+    )]
     Thread(std::io::Error),
+}
+
+fn advice(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EMFILE => ": this program may not have more open files: raise its limit (ulimit -n)",
+        Errno::ENFILE => ": the whole system has too many open files: raise the sysctl fs.file-max",
+        _ => "",
+    }
 }
 
 /// Makes an error of something that every daemon needs.

@@ -32,13 +32,16 @@ const FIRST_SPACE: u64 = 16;
 /// Signals that ask this program to end.
 pub const ENDING_SIGNALS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 
-/// Keeps the signals that ask this program to end from ending it at once. For the first thread, before it starts others.
+/// Keeps the signals that ask this program to end from ending it at once, but for those that it was started to ignore
+/// (nohup(1), a shell's background jobs). For the first thread, before it starts others.
 ///
 /// # Errors
 /// None is expected.
 pub fn hold_signals() -> Result<(), Errno> {
+    let ignored = ignored_signals();
     ENDING_SIGNALS
         .into_iter()
+        .filter(|&signal| ignored & (1 << (signal as i32 - 1)) == 0)
         .collect::<SigSet>()
         .thread_block()
 }
@@ -46,16 +49,31 @@ pub fn hold_signals() -> Result<(), Errno> {
 /// True when one of the signals that are held has come.
 #[must_use]
 pub fn asked_to_end() -> bool {
-    let Ok(signals) = signals() else {
+    let Ok(signals) = held_signals() else {
         return false;
     };
     let mut waited = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
     matches!(poll(&mut waited, PollTimeout::ZERO), Ok(1..))
 }
 
-fn signals() -> Result<SignalFd, Errno> {
-    let signals: SigSet = ENDING_SIGNALS.into_iter().collect();
+/// Those that are held. The others end this program, or were ignored when it was started and stay so.
+fn held_signals() -> Result<SignalFd, Errno> {
+    let held = SigSet::thread_get_mask()?;
+    let signals: SigSet = ENDING_SIGNALS
+        .into_iter()
+        .filter(|&signal| held.contains(signal))
+        .collect();
     SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}
+
+/// One bit for each signal, from the lowest for signal 1 on.
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
 }
 
 pub(super) struct Poller {
@@ -65,11 +83,10 @@ pub(super) struct Poller {
 }
 
 impl Poller {
-    pub(super) fn new(pool: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<Self, Errno> {
+    pub(super) fn new(pool: BorrowedFd<'_>) -> Result<Self, Errno> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let signals = signals()?;
+        let signals = held_signals()?;
         epoll.add(pool, EpollEvent::new(EpollFlags::EPOLLIN, POOL))?;
-        epoll.add(target, EpollEvent::new(EpollFlags::EPOLLIN, TARGET))?;
         epoll.add(
             signals.as_fd(),
             EpollEvent::new(EpollFlags::EPOLLIN, SIGNAL),
@@ -79,6 +96,12 @@ impl Poller {
             signals,
             events: vec![EpollEvent::empty(); 64],
         })
+    }
+
+    /// Watches for the end of the target.
+    pub(super) fn add_target(&self, target: impl AsFd) -> Result<(), Errno> {
+        self.epoll
+            .add(target, EpollEvent::new(EpollFlags::EPOLLIN, TARGET))
     }
 
     /// Watches the userfaultfd of an address space.
@@ -117,8 +140,10 @@ impl Poller {
         Ok(())
     }
 
-    /// How many signals have come.
-    pub(super) fn signals(&self) -> usize {
-        std::iter::from_fn(|| self.signals.read_signal().ok().flatten()).count()
+    /// The signals that have come.
+    pub(super) fn signals(&self) -> Vec<Signal> {
+        std::iter::from_fn(|| self.signals.read_signal().ok().flatten())
+            .filter_map(|signal| Signal::try_from(signal.ssi_signo.cast_signed()).ok())
+            .collect()
     }
 }

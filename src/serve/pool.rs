@@ -1,6 +1,5 @@
 //! Threads that read and decode. They know nothing of address spaces.
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -9,6 +8,7 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, select_biased, unbounded};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::{ServeError, cannot};
 use crate::session::{Block, Request, What};
 use crate::source::{PageReader, PageSource};
 
@@ -45,13 +45,12 @@ pub(super) struct Pool {
 
 impl Pool {
     /// Starts `jobs` threads.
-    pub(super) fn start(source: &dyn PageSource, jobs: usize) -> io::Result<Self> {
+    pub(super) fn start(source: &dyn PageSource, jobs: usize) -> Result<Self, ServeError> {
         let (demand, demands) = unbounded::<Job>();
         let (fill, fills) = unbounded::<Job>();
         let (done_sender, done) = unbounded();
-        let bell = Arc::new(EventFd::from_flags(
-            EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK,
-        )?);
+        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
+        let bell = Arc::new(bell.map_err(cannot("wait for events"))?);
         let mut pool = Self {
             demand: Some(demand),
             fill: Some(fill),
@@ -69,7 +68,8 @@ impl Pool {
                 bell: Arc::clone(&bell),
             };
             let thread = thread::Builder::new().name(format!("decode-{number}"));
-            pool.threads.push(thread.spawn(move || worker.work())?);
+            let thread = thread.spawn(move || worker.work());
+            pool.threads.push(thread.map_err(ServeError::Thread)?);
         }
         Ok(pool)
     }
@@ -153,20 +153,7 @@ impl Worker {
     }
 
     fn do_it(&mut self, (request, mut block): Job, purpose: Purpose) {
-        let reader = &mut self.reader;
-        let read = catch_unwind(AssertUnwindSafe(|| match purpose {
-            // Pages of huge mappings come one by one, each as a whole.
-            Purpose::Fill if request.needed == 1 => reader.read_all(&request.welcome, &mut block),
-            Purpose::Fill | Purpose::Demand => {
-                reader.read(request.page, request.needed, &request.welcome, &mut block);
-            }
-        }));
-        if read.is_err() {
-            block.clear();
-            for page in request.page.0..request.page.0 + request.needed {
-                block.push(page, What::Bad("this program failed to decode it".into()));
-            }
-        }
+        read(&mut *self.reader, &request, purpose, &mut block);
         // Nobody listens any more when the pool is being dropped.
         let _ = self.done.send(Done {
             request,
@@ -174,5 +161,30 @@ impl Worker {
             purpose,
         });
         let _ = self.bell.write(1);
+    }
+}
+
+/// Reads what is asked for. What a reader panics at is bad, like any other content that cannot be had.
+pub(super) fn read(
+    reader: &mut dyn PageReader,
+    request: &Request,
+    purpose: Purpose,
+    block: &mut Block,
+) {
+    let read = catch_unwind(AssertUnwindSafe(|| match purpose {
+        // Pages of huge mappings come one by one, each as a whole.
+        Purpose::Fill if request.needed == 1 => reader.read_all(&request.welcome, block),
+        Purpose::Fill | Purpose::Demand => {
+            reader.read(request.page, request.needed, &request.welcome, block);
+        }
+    }));
+    if read.is_err() {
+        block.clear();
+        for page in request.page.0..request.page.0 + request.needed {
+            block.push(
+                page,
+                What::Bad("this program failed to decode it (please report it)".into()),
+            );
+        }
     }
 }

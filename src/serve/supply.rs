@@ -1,6 +1,6 @@
 //! Where a fault's content comes from: this thread, or the others.
 
-use super::pool::{Pool, Purpose};
+use super::pool::{self, Pool, Purpose};
 use crate::session::{Block, Request, Supplier};
 use crate::source::{PageReader, PageSource};
 
@@ -33,12 +33,7 @@ impl Supplier for Supply {
         if elsewhere && self.pool.ask(request.clone(), Purpose::Demand) {
             return None;
         }
-        self.reader.read(
-            request.page,
-            request.needed,
-            &request.welcome,
-            &mut self.block,
-        );
+        pool::read(&mut *self.reader, request, Purpose::Demand, &mut self.block);
         Some(&self.block)
     }
 }

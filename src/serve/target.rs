@@ -1,13 +1,17 @@
 //! The process that is being served: following its end, and ending it.
 #![expect(
     unsafe_code,
-    reason = "pidfd_open(2) and pidfd_send_signal(2), which nix does not have"
+    reason = "pidfd_open(2), pidfd_send_signal(2) and a request to a namespace, which nix does not have"
 )]
 
-use std::fs;
+use std::fs::{self, DirEntry, File};
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
+
+use crate::addr::Addr;
 
 /// A process, held by a descriptor: its id cannot come to mean another one.
 #[derive(Debug)]
@@ -17,6 +21,8 @@ pub struct Target {
     /// Its name, for people.
     pub name: String,
     pidfd: OwnedFd,
+    /// The pid namespace that it lives in, if that can be known.
+    namespace: Option<Namespace>,
 }
 
 impl Target {
@@ -31,7 +37,12 @@ impl Target {
         let raw = i32::try_from(opened).map_err(|_| Errno::EBADF)?;
         // SAFETY: the kernel just opened this descriptor for us.
         let pidfd = unsafe { OwnedFd::from_raw_fd(raw) };
-        Ok(Self { pid, name, pidfd })
+        Ok(Self {
+            pid,
+            name,
+            pidfd,
+            namespace: namespace_of(pid).as_ref().and_then(identity),
+        })
     }
 
     /// For messages.
@@ -62,18 +73,26 @@ impl Target {
         }
     }
 
-    /// The process that a thread belongs to, given the number that the thread has in this process's pid namespace. `None`
-    /// when there is none (any more).
+    /// The process that has a thread of this number, as its own pid namespace counts, which waits for a page at this address. It is
+    /// the target or one of those that it forked; their namespaces are the target's or inside of it. `None` when there is
+    /// none (any more), or when it might be one of several: a number that means another process must harm nobody.
     #[must_use]
-    pub fn process_of(&self, thread: u32) -> Option<Self> {
-        let thread = i32::try_from(thread).ok().filter(|&thread| thread > 0)?;
-        let namespace = namespace_of(&self.pid.to_string())?;
-        let mine = namespace_of("self")?;
-        let pid = if namespace == mine {
-            status_field(&thread.to_string(), "Tgid:")?.parse().ok()?
-        } else {
-            find_in(&namespace, thread)?
-        };
+    pub fn process_of(&self, thread: u32, at: Addr) -> Option<Self> {
+        let thread = Some(thread).filter(|&thread| thread > 0)?;
+        let namespace = self.namespace?;
+        let mut found = None;
+        for process in fs::read_dir("/proc").ok()?.flatten() {
+            let Some(pid) = number(&process) else {
+                continue;
+            };
+            if has_thread(pid, thread) && is_inside(pid, namespace) && misses_pages_at(pid, at) {
+                if found.is_some() {
+                    return None;
+                }
+                found = Some(pid);
+            }
+        }
+        let pid = found?;
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         Self::open(pid, name.trim_end().to_owned()).ok()
     }
@@ -86,37 +105,75 @@ impl AsFd for Target {
     }
 }
 
-fn namespace_of(pid: &str) -> Option<std::path::PathBuf> {
-    fs::read_link(format!("/proc/{pid}/ns/pid")).ok()
+fn number(entry: &DirEntry) -> Option<i32> {
+    entry.file_name().to_str()?.parse().ok()
 }
 
-fn status_field(pid: &str, field: &str) -> Option<String> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
-    Some(line.trim().to_owned())
+/// True when one of the process's threads has this number in its innermost pid namespace.
+fn has_thread(pid: i32, thread: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"));
+    threads.into_iter().flatten().flatten().any(|task| {
+        let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        let innermost = numbers.and_then(|numbers| numbers.split_ascii_whitespace().next_back());
+        innermost.and_then(|number| number.parse().ok()) == Some(thread)
+    })
 }
 
-/// The process in this pid namespace that has a thread of this number there.
-fn find_in(namespace: &std::path::Path, thread: i32) -> Option<i32> {
-    let number = thread.to_string();
-    for process in fs::read_dir("/proc").ok()?.flatten() {
-        let pid = process.file_name().into_string().ok()?;
-        if pid.parse::<i32>().is_err() || namespace_of(&pid).as_deref() != Some(namespace) {
-            continue;
+/// A pid namespace, by device and inode.
+type Namespace = (u64, u64);
+
+fn identity(namespace: &File) -> Option<Namespace> {
+    let metadata = namespace.metadata().ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+fn namespace_of(pid: i32) -> Option<File> {
+    File::open(format!("/proc/{pid}/ns/pid")).ok()
+}
+
+/// True when the process lives in this pid namespace, or in one inside of it.
+fn is_inside(pid: i32, wanted: Namespace) -> bool {
+    let mut namespace = namespace_of(pid);
+    while let Some(this) = namespace {
+        if identity(&this) == Some(wanted) {
+            return true;
         }
-        for task in fs::read_dir(format!("/proc/{pid}/task"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let task = format!("{pid}/task/{}", task.file_name().to_string_lossy());
-            let numbers = status_field(&task, "NSpid:").unwrap_or_default();
-            if numbers.split_ascii_whitespace().next_back() == Some(number.as_str()) {
-                return pid.parse().ok();
-            }
+        namespace = parent_of(&this);
+    }
+    false
+}
+
+/// `NS_GET_PARENT` of `<linux/nsfs.h>`.
+const NS_GET_PARENT: libc::Ioctl = 0xb702;
+
+fn parent_of(namespace: &File) -> Option<File> {
+    // SAFETY: this request takes no argument.
+    let opened = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_PARENT) };
+    let opened = Errno::result(opened).ok()?;
+    // SAFETY: the kernel just opened this descriptor for us.
+    Some(File::from(unsafe { OwnedFd::from_raw_fd(opened) }))
+}
+
+/// True when the process has a mapping at this address that a userfaultfd is to fill.
+fn misses_pages_at(pid: i32, at: Addr) -> bool {
+    let smaps = fs::read(format!("/proc/{pid}/smaps")).unwrap_or_default();
+    let mut here = false;
+    for line in String::from_utf8_lossy(&smaps).lines() {
+        if let Some(range) = mapping(line) {
+            here = range.contains(&at.0);
+        } else if here && let Some(flags) = line.strip_prefix("VmFlags:") {
+            return flags.split_ascii_whitespace().any(|flag| flag == "um");
         }
     }
-    None
+    false
+}
+
+/// The addresses of a line that begins a mapping.
+fn mapping(line: &str) -> Option<Range<u64>> {
+    let (start, end) = line.split(' ').next()?.split_once('-')?;
+    let [start, end] = [start, end].map(|digits| u64::from_str_radix(digits, 16).ok());
+    Some(start?..end?)
 }
 
 #[cfg(test)]
@@ -124,18 +181,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_thread_is_found() {
+    fn this_thread_is_found_where_it_is() {
+        let me = i32::try_from(std::process::id()).expect("a pid");
+        let thread = u32::try_from(nix::unistd::gettid().as_raw()).expect("a number");
+        assert!(has_thread(me, thread) && !has_thread(1, thread));
+        let mine = identity(&namespace_of(me).expect("proc")).expect("a namespace");
+        assert!(is_inside(me, mine));
+        assert!(!is_inside(me, (mine.0, mine.1 + 1)));
+    }
+
+    #[test]
+    fn a_number_alone_is_nobody() {
         let me = i32::try_from(std::process::id()).expect("a pid");
         let target = Target::open(me, String::new()).expect("I exist");
         let thread = u32::try_from(nix::unistd::gettid().as_raw()).expect("a number");
-        assert_eq!(target.process_of(thread).expect("me").pid, me);
-        assert_eq!(
-            find_in(
-                &namespace_of("self").expect("proc"),
-                nix::unistd::gettid().as_raw()
-            ),
-            Some(me)
-        );
-        assert!(target.process_of(0).is_none());
+        let here = Addr(std::ptr::from_ref(&me).addr() as u64);
+        assert!(target.process_of(0, here).is_none());
+        assert!(target.process_of(thread, here).is_none(), "no userfaultfd");
+    }
+
+    #[test]
+    fn lines_that_begin_a_mapping() {
+        assert_eq!(mapping("1000-3000 rw-p 0"), Some(0x1000..0x3000));
+        assert_eq!(mapping("VmFlags: rd wr mr mw me ac um"), None);
+        assert_eq!(mapping("Size:                  4 kB"), None);
     }
 }

@@ -5,13 +5,21 @@ use std::time::Instant;
 use snapshot_format::PAGE_BYTES;
 
 use super::install::Put;
-use super::notice::Notice;
+use super::notice::{Notice, OnFailure};
 use super::{Installer, Session, SpaceId, Turn};
 use crate::addr::{Addr, AddrRange};
 use crate::space::Kind;
 use crate::uffd::Stop;
 
 impl<I: Installer> Session<I> {
+    /// Whoever was to be killed for this page cannot be: from now on pages that cannot be served are poisoned, this one first.
+    pub fn poison_instead(&mut self, id: SpaceId, page: Addr) {
+        self.on_failure = OnFailure::Poison;
+        if let Some(member) = self.members.get_mut(&id) {
+            member.waiting.ask_again(page);
+        }
+    }
+
     /// Poisons everything that is still owed to an address space, so that its descriptor can be closed: pages that are there
     /// stay, and whoever touches one that never came gets SIGBUS. [`Turn::Soon`] means that it is not done yet.
     pub fn abandon(&mut self, id: SpaceId, why: &str, now: Instant) -> Turn {

@@ -161,11 +161,24 @@ pub enum TraceError {
         errno: Errno,
     },
     /// A file of /proc could not be read or made sense of.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}: {source}{}", proc_advice(.source))]
     Proc {
         /// The file.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
     },
+}
+
+fn proc_advice(error: &std::io::Error) -> &'static str {
+    match error.raw_os_error() {
+        // The files belong to the owner of the process, and CAP_SYS_PTRACE does not open files.
+        Some(libc::EACCES) => {
+            ": run as root or as the user of that process; with capabilities, CAP_DAC_OVERRIDE is needed beside CAP_SYS_PTRACE"
+        }
+        Some(libc::EMFILE) => {
+            ": this program may not have more open files: raise its limit (ulimit -n)"
+        }
+        _ => "",
+    }
 }

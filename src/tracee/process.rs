@@ -113,11 +113,14 @@ impl StoppedProcess {
     /// its address space may be gone: whatever was read since the last check may be nothing.
     ///
     /// # Errors
-    /// [`TraceError::Ended`].
+    /// [`TraceError::Ended`]; [`TraceError::Proc`] when it cannot be found out.
     pub fn check_still_there(&self) -> Result<(), TraceError> {
         match ThreadStat::read_in(self.pid, self.memory_tid()) {
             Ok(stat) if stat.state == 't' => Ok(()),
-            _ => Err(TraceError::Ended { pid: self.pid }),
+            Ok(_) | Err(TraceError::NoSuchProcess { .. }) => {
+                Err(TraceError::Ended { pid: self.pid })
+            }
+            Err(unknown) => Err(unknown),
         }
     }
 

@@ -100,13 +100,27 @@ impl Roundup {
             if self.running.contains_key(&tid) || self.stopped.contains_key(&tid) {
                 continue;
             }
+            self.seize(tid)?;
+        }
+        Ok(())
+    }
+
+    fn seize(&mut self, tid: i32) -> Result<(), TraceError> {
+        const ATTEMPTS: u32 = 3;
+        let mut attempt = 1;
+        loop {
             match Running::seize(Pid::from_raw(tid)) {
                 Ok(thread) => {
                     thread.interrupt()?;
                     self.running.insert(tid, thread);
+                    return Ok(());
                 }
-                Err(Errno::ESRCH) => {}
-                Err(Errno::EPERM) => self.explain_refusal(tid)?,
+                Err(Errno::ESRCH) => return Ok(()),
+                // Another tracer may have let go between the refusal and the question why.
+                Err(Errno::EPERM) => match self.explain_refusal(tid) {
+                    Err(TraceError::NotPermitted { .. }) if attempt < ATTEMPTS => attempt += 1,
+                    explained => return explained,
+                },
                 Err(errno) => {
                     return Err(TraceError::Ptrace {
                         doing: "seize",
@@ -116,7 +130,6 @@ impl Roundup {
                 }
             }
         }
-        Ok(())
     }
 
     /// EPERM has many meanings. Ok when the thread has ended meanwhile: then nothing was refused.
@@ -153,11 +166,23 @@ impl Roundup {
     fn wait_for_all(&mut self, patience: &mut Patience) -> Result<(), TraceError> {
         while let Some((&tid, _)) = self.running.first_key_value() {
             self.poll_all()?;
+            if self.stopped_ones_have_ended() {
+                self.recheck_stopped()?;
+            }
             if !self.running.is_empty() && !patience.wait() {
                 return Err(self.not_stopping(tid));
             }
         }
         Ok(())
+    }
+
+    /// True when a thread that had stopped is no more: the process was killed, or another thread has called execve(2). Both
+    /// wait for us to take note of its end, and so would we for them.
+    fn stopped_ones_have_ended(&self) -> bool {
+        let waits = !self.running.is_empty();
+        self.stopped.keys().next_back().is_some_and(|&tid| {
+            waits && !ThreadStat::read_in(self.pid, tid).is_ok_and(|stat| stat.state == 't')
+        })
     }
 
     fn poll_all(&mut self) -> Result<(), TraceError> {

@@ -1,0 +1,171 @@
+//! Limits: descriptors of the daemon and of the target, memory of its cgroup, threads.
+
+use std::fs;
+use std::path::PathBuf;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::actor::{Actor, Survey};
+use super::daemon::{Daemon, command, in_shell, restoring, run};
+use super::lab::Lab;
+use super::support::wait_until;
+
+#[test]
+fn a_target_with_more_children_than_the_daemon_has_descriptors_waits_for_some_to_end() {
+    const CHILDREN: usize = 24;
+    let (_lab, snapshot) = Lab::with_snapshot(64);
+    let mut actor = Actor::start(64);
+    let inner = restoring(&snapshot, &actor, &[]);
+    let daemon = Daemon::spawn(in_shell("ulimit -n 24; exec \"$@\"", &inner));
+    daemon.hear("serving");
+    actor.target.tell(&format!("linger {CHILDREN}"));
+    daemon.complain("no more descriptors");
+    let mut ended = 0;
+    loop {
+        let line = actor.target.hear();
+        if let Some((pid, page)) = line.split_once(' ')
+            && let Ok(pid) = pid.parse()
+        {
+            assert_eq!(page, "new");
+            kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill");
+            ended += 1;
+        } else if line == "all ended" {
+            break;
+        }
+    }
+    assert_eq!(ended, CHILDREN);
+    actor.assert_restored();
+    let ended = daemon.end();
+    ended.assert(0, &["raise RLIMIT_NOFILE", "24 forks"]);
+    assert_eq!(ended.err.matches("no more descriptors").count(), 1);
+}
+
+/// With every number of descriptors, it either refuses before anything is touched, or serves all.
+#[test]
+fn too_few_descriptors_are_found_out_before_the_target_is_touched() {
+    let (_lab, snapshot) = Lab::with_snapshot(16);
+    let mut refused = 0;
+    for limit in 3..24 {
+        let mut actor = Actor::start(16);
+        let inner = restoring(&snapshot, &actor, &["--prefill=all"]);
+        let ended = run(in_shell(&format!("ulimit -n {limit}; exec \"$@\""), &inner));
+        if ended.status == 0 {
+            actor.assert_restored();
+        } else if ended.status == 1 {
+            refused += 1;
+            actor.assert_untouched();
+            ended.assert(1, &["open files"]);
+        } else {
+            // Even the C library could not start it.
+            assert_eq!(ended.status, 127, "{ended:?}");
+            actor.assert_untouched();
+        }
+    }
+    assert!(refused > 0);
+}
+
+#[test]
+fn too_few_threads_are_found_out_before_the_target_is_touched() {
+    let (_lab, snapshot) = Lab::with_snapshot(16);
+    let mut actor = Actor::start(16);
+    let mut inner = command(&["--jobs=1000", "--snapshot"]);
+    inner
+        .arg(&snapshot)
+        .args(["--pid", &actor.pid().to_string(), &actor.region()]);
+    // For root there is no such limit.
+    let nobody = super::permissions::as_nobody(&inner, &["sys_ptrace", "dac_override"]);
+    let ended = run(in_shell("exec prlimit --nproc=100 \"$@\"", &nobody));
+    ended.assert(1, &["cannot start a thread", "ulimit -u", "--jobs"]);
+    actor.assert_untouched();
+}
+
+#[test]
+fn a_target_without_room_for_a_descriptor_is_told_how_to_get_some() {
+    let (_lab, snapshot) = Lab::with_snapshot(16);
+    let mut actor = Actor::with(16, "full");
+    let advice = format!("prlimit --pid {}", actor.pid());
+    run(restoring(&snapshot, &actor, &[])).assert(1, &["may not open more files", &advice]);
+    actor.assert_untouched();
+}
+
+/// A memory cgroup of version 1 or 2, removed at the end.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn with(process: i32, bytes: u64) -> Option<Self> {
+        let name = format!("uffd-restore-test-{process}");
+        let (folder, limit) = [
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            ("/sys/fs/cgroup", "memory.max"),
+        ]
+        .into_iter()
+        .find(|(folder, _)| {
+            fs::metadata(format!("{folder}/memory.limit_in_bytes")).is_ok()
+                || fs::read_to_string(format!("{folder}/cgroup.subtree_control"))
+                    .is_ok_and(|all| all.contains("memory"))
+        })?;
+        let path = PathBuf::from(folder).join(name);
+        fs::create_dir(&path).ok()?;
+        let group = Self(path);
+        fs::write(group.0.join(limit), bytes.to_string()).ok()?;
+        fs::write(group.0.join("cgroup.procs"), process.to_string()).ok()?;
+        Some(group)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // Those in it may need a moment to end.
+        for _ in 0..1000 {
+            if fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    }
+}
+
+/// The kernel's answer is to end the target, as it would without us; what must not be is a page of zeros, or a daemon that
+/// goes on for ever.
+#[test]
+fn a_target_at_the_limit_of_its_memory_cgroup_gets_no_zeros() {
+    const PAGES: u64 = 16384;
+    let (_lab, snapshot) = Lab::with_snapshot(PAGES);
+    let mut actor = Actor::start(PAGES);
+    let daemon = Daemon::serving(&snapshot, &actor, &[]);
+    let Some(_group) = Cgroup::with(actor.pid(), 16 << 20) else {
+        println!("SKIPPED: no memory cgroup can be made here");
+        return;
+    };
+    actor.target.tell("survey");
+    wait_until("the kernel to end it", || actor.has_ended());
+    let ended = daemon.end();
+    ended.assert(0, &["it ended"]);
+    assert!(
+        ended.err.matches("no memory for its pages").count() <= 1,
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn a_target_goes_on_when_its_memory_cgroup_has_room_again() {
+    const PAGES: u64 = 8192;
+    let (_lab, snapshot) = Lab::with_snapshot(PAGES);
+    let mut actor = Actor::start(PAGES);
+    let daemon = Daemon::serving(&snapshot, &actor, &[]);
+    let Some(group) = Cgroup::with(actor.pid(), 8 << 20) else {
+        println!("SKIPPED: no memory cgroup can be made here");
+        return;
+    };
+    if fs::write(group.0.join("memory.oom_control"), "1").is_err() {
+        println!("not shown with cgroups of version 2: the kernel ends the target at once");
+        return;
+    }
+    actor.target.tell("survey");
+    daemon.complain("no memory for its pages");
+    let root = group.0.parent().expect("a parent").join("cgroup.procs");
+    fs::write(root, actor.pid().to_string()).expect("out of the group");
+    assert_eq!(Survey::parse(&actor.target.hear()), Survey::new(PAGES));
+    daemon.end().assert(0, &["all memory is in place"]);
+}
