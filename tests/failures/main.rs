@@ -7,6 +7,7 @@ mod check;
 mod crowded;
 mod daemon;
 mod ending;
+mod killed_daemon;
 mod killing;
 mod lab;
 mod library;

@@ -136,6 +136,22 @@ impl Target {
         }
     }
 
+    /// Everything that the target still says until it ends, without the `@` of its lines.
+    pub fn rest(&mut self) -> String {
+        let mut said = Vec::new();
+        let mut line = Vec::new();
+        while self
+            .output
+            .read_until(b'\n', &mut line)
+            .expect("the target's output")
+            > 0
+        {
+            said.extend_from_slice(line.strip_prefix(b"@").unwrap_or_default());
+            line.clear();
+        }
+        String::from_utf8_lossy(&said).trim_end().to_owned()
+    }
+
     /// The next line as numbers: decimal, or hexadecimal after 0x.
     pub fn hear_numbers(&mut self) -> Vec<u64> {
         let line = self.hear();
