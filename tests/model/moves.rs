@@ -6,7 +6,7 @@ use crate::coverage::Case;
 use crate::memory::{
     AREA, AREA_LEN, Content, Entry, SMALL, Slot, Slots, Truth, alike, is_huge, range,
 };
-use crate::world::{Then, Told, World};
+use crate::world::{State, Then, Told, World};
 
 /// A move that can be made.
 struct Plan {
@@ -142,6 +142,7 @@ impl World {
         let Plan { from, to, keep } = plan;
         let registered = self.mms[mm].slots[from.start].is_registered();
         let moved = from.start..from.start + from.len().min(to.len());
+        self.exclude_second_arrival(mm, &to);
         self.moves += 1;
         let number = self.moves;
         self.log(|| {
@@ -185,6 +186,26 @@ impl World {
         self.tell(index, events, Then::Return);
     }
 
+    /// Two moves under way to one place: which of them came last, their messages do not tell.
+    fn exclude_second_arrival(&mut self, mm: usize, to: &Slots) {
+        let arrives = |event: &Told| match event {
+            Told::Remap { to: other, .. } => other.start < to.end && to.start < other.end,
+            Told::Alias { to: other, .. } => to.contains(other),
+            _ => false,
+        };
+        let first =
+            self.threads
+                .iter()
+                .filter(|thread| thread.mm == mm)
+                .any(|thread| match &thread.state {
+                    State::Telling { events, .. } => events.iter().skip(1).any(arrives),
+                    _ => false,
+                });
+        if first {
+            self.exclude("two moves to one place");
+        }
+    }
+
     /// A second place of a shared mapping.
     fn duplicate(&mut self, index: usize, source: &Slots) {
         let mm = self.threads[index].mm;
@@ -194,6 +215,7 @@ impl World {
         };
         self.log(|| format!("t{index} duplicates mm{mm} {source:?} at {to:?}"));
         self.count(Case::Alias);
+        self.exclude_second_arrival(mm, &to);
         let mut events = VecDeque::new();
         if self.any_registered(mm, &to) {
             events.push_back(Told::Unmap(range(&to)));

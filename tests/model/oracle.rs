@@ -19,8 +19,10 @@ pub(crate) fn compare_model(world: &mut World, mm: usize, space: &AddressSpace) 
         let right = match (found, truth) {
             // What is owed where nothing is registered is found out when it is to be installed.
             _ if !registered => true,
+            // Somebody else may have brought it into the file.
+            (Found::Owed(_), _) if shared && entry != Entry::Missing => true,
             (Found::Owed(page), Truth::Is(Content::Page(number))) => {
-                page.0 == number && (entry == Entry::Missing || shared)
+                page.0 == number && entry == Entry::Missing
             }
             (Found::Owed(_), _) => false,
             (Found::Nothing | Found::Poisoned, _) if entry != Entry::Missing => true,

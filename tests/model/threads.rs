@@ -194,6 +194,7 @@ impl World {
         for child in 0..self.mms.len() {
             if self.mms[child].parent == Some(parent) {
                 self.mms[child].orphan = true;
+                self.exclude("a child whose parent died in the middle of a call");
                 self.mark_orphans(child);
             }
         }

@@ -242,6 +242,13 @@ impl World {
         }
     }
 
+    /// From here on the kernel has told too little for anybody to know.
+    pub(crate) fn exclude(&mut self, why: &'static str) {
+        self.log(|| format!("EXCLUDED: {why}"));
+        self.count(Case::Excluded);
+        self.excluded = true;
+    }
+
     pub(crate) fn count(&mut self, case: Case) {
         self.coverage.count(case);
     }

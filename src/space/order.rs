@@ -1,0 +1,206 @@
+//! Doing and undoing: what is told late is put where it belongs among what happened.
+
+use super::moves::{Remap, Step, What};
+use super::{AddressSpace, Debt, Kind, whole_pages};
+use crate::addr::{Addr, AddrRange};
+
+/// Which of the things that happened, counted from when everything was last known to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Place(usize);
+
+impl AddressSpace {
+    /// The end of what has happened.
+    #[must_use]
+    pub fn now(&self) -> Place {
+        Place(self.moves.steps.len())
+    }
+
+    /// Memory moved (REMAP). Returns how many bytes had been owed to what was there before, and, if the move took effect
+    /// before other things that were told first, where among them.
+    ///
+    /// An UNMAP of its destination may have been its first word, or a munmap(2) of its own. What happened in between
+    /// decides: the kernel tells of memory that is there, so the better order is the one in which fewer events concern
+    /// nothing.
+    pub fn remap(&mut self, remap: Remap) -> (u64, Option<Place>) {
+        let before = self.owes();
+        let candidates = self.moves.announcements(&remap);
+        let Some(&first) = candidates.first() else {
+            return (self.happened(a_move(remap, None)), None);
+        };
+        let past = self.undo_from(first);
+        let mut best = (u32::MAX, None);
+        for place in candidates.into_iter().map(Some).chain([None]) {
+            self.do_again(&past, first, place, remap);
+            let oddity = self.moves.oddity_from(first);
+            if oddity < best.0 {
+                best = (oddity, place);
+            }
+            self.undo_from(first);
+        }
+        self.do_again(&past, first, best.1, remap);
+        (before.saturating_sub(self.owes()), best.1.map(Place))
+    }
+
+    /// A move took the place of the UNMAP that was its first word.
+    pub fn took_place_at(&mut self, place: Place, remap: Remap) {
+        let past = self.undo_from(place.0);
+        self.do_again(&past, place.0, Some(place.0), remap);
+    }
+
+    /// Does again what was undone from a step on, with a move in the place of one step, or behind all.
+    fn do_again(&mut self, past: &[Step], first: usize, place: Option<usize>, remap: Remap) {
+        for (index, step) in (first..).zip(past) {
+            match step.what {
+                What::Unmap { range, .. } if place == Some(index) => {
+                    if remap.len == 0 {
+                        // The second place of a shared mapping needs room.
+                        self.registered.take(range);
+                        self.take_owed(range);
+                    }
+                    self.happened(a_move(remap, Some(range)));
+                }
+                _ => {
+                    self.happened(step.what.clone());
+                }
+            }
+        }
+        if place.is_none() {
+            self.happened(a_move(remap, None));
+        }
+    }
+
+    /// Something happened. Returns how many bytes had been owed to what is not there any more.
+    pub(super) fn happened(&mut self, what: What) -> u64 {
+        let before = self.owes();
+        let mut step = Step::new(what);
+        let mut concerned = true;
+        match &step.what {
+            What::Unmap { range, .. } => {
+                step.registered = self.registered.take(*range);
+                step.owed = self.take_owed(*range);
+                concerned = !step.registered.is_empty();
+            }
+            What::Alias { from, place } => {
+                let (from, to) = (*from, place.start);
+                let place = self.duplicate(from, to);
+                step.what = What::Alias { from, place };
+                concerned = !place.is_empty();
+            }
+            What::Remove(range) => {
+                let mut rest = *range;
+                concerned = self.registered.any_in(rest);
+                while let Some((part, kind)) = self.registered.first_in(rest) {
+                    rest.start = part.end;
+                    step.owed
+                        .extend(self.take_owed(whole_pages(part, kind.page_bytes)));
+                }
+            }
+            What::Move { remap, onto, .. } => {
+                let (remap, place) = (*remap, onto.unwrap_or(remap.destination()));
+                let occupied = self.registered.any_in(place);
+                concerned = self.registered.any_in(remap.source()) && occupied == onto.is_some();
+                step.registered = self.registered.take(place);
+                step.owed = self.take_owed(place);
+                self.shift(remap);
+            }
+        }
+        step.oddity = match (concerned, self.moves.may_explain(&step.what)) {
+            (true, _) => 0,
+            (false, true) => 1,
+            (false, false) => 2,
+        };
+        self.moves.steps.push(step);
+        before.saturating_sub(self.owes())
+    }
+
+    /// Undoes what happened from a step on, and returns it.
+    fn undo_from(&mut self, index: usize) -> Vec<Step> {
+        let mut undone = self.moves.steps.split_off(index);
+        for step in undone.iter_mut().rev() {
+            match &step.what {
+                What::Move { remap, .. } => self.shift(remap.reversed()),
+                What::Alias { place, .. } => {
+                    self.registered.remove(*place);
+                    self.take_owed(*place);
+                }
+                What::Unmap { .. } | What::Remove(_) => {}
+            }
+            let registered = std::mem::take(&mut step.registered);
+            let owed = std::mem::take(&mut step.owed);
+            self.put_back(registered, owed);
+        }
+        undone
+    }
+
+    /// Gives a shared mapping a second place. Returns it.
+    fn duplicate(&mut self, from: Addr, to: Addr) -> AddrRange {
+        let Some((mapping, kind)) = self.registered.at(from) else {
+            return AddrRange::at(to, 0);
+        };
+        let place = AddrRange::at(to, mapping.end.since(from));
+        let room = self
+            .registered
+            .first_in(place)
+            .map_or(place.end, |(next, _)| next.start);
+        let len = room.since(to).min(place.len());
+        let copy = Remap { from, to, len };
+        let owed = self.owed.clone().take(copy.source());
+        let owed = owed
+            .into_iter()
+            .map(|(part, debt)| (copy.moved(part), debt))
+            .collect();
+        self.put_back(Vec::new(), owed);
+        self.registered.set(copy.destination(), kind);
+        copy.destination()
+    }
+
+    fn shift(&mut self, remap: Remap) {
+        for (part, kind) in self.registered.take(remap.source()) {
+            self.registered.set(remap.moved(part), kind);
+        }
+        for (part, debt) in self.owed.take(remap.source()) {
+            self.owed.set(remap.moved(part), debt);
+        }
+    }
+
+    fn take_owed(&mut self, range: AddrRange) -> Vec<(AddrRange, Debt)> {
+        let taken = self.owed.take(range);
+        for (part, debt) in &taken {
+            if *debt == Debt::Poisoned {
+                self.poisoned -= part.len();
+            }
+        }
+        taken
+    }
+
+    pub(super) fn put_back(
+        &mut self,
+        registered: Vec<(AddrRange, Kind)>,
+        owed: Vec<(AddrRange, Debt)>,
+    ) {
+        for (part, kind) in registered {
+            self.registered.set(part, kind);
+        }
+        for (part, debt) in owed {
+            if debt == Debt::Poisoned {
+                self.poisoned += part.len();
+            }
+            self.owed.set(part, debt);
+        }
+    }
+}
+
+fn a_move(remap: Remap, onto: Option<AddrRange>) -> What {
+    if remap.len == 0 {
+        return What::Alias {
+            from: remap.from,
+            place: AddrRange::at(remap.to, 0),
+        };
+    }
+    What::Move {
+        remap,
+        onto,
+        tail: true,
+        excused: Vec::new(),
+    }
+}
