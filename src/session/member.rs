@@ -94,7 +94,6 @@ impl<I: Installer> Member<I> {
     pub(super) fn orphaned(&mut self) {
         if let Birth::HalfTold(places) = &mut self.birth {
             let places = std::mem::take(places);
-            self.space.quiescent();
             self.birth = if places.is_empty() {
                 Birth::Settled
             } else {

@@ -183,7 +183,12 @@ impl Moves {
             What::Move { remap, .. } => remap.source(),
             What::Alias { from, .. } => AddrRange::at(*from, 1),
         };
-        self.half_told()
+        // A move with MREMAP_DONTUNMAP leaves its source behind.
+        let left = self.steps.iter().any(|step| {
+            matches!(step.what, What::Move { remap, tail: true, .. } if remap.source().overlaps(concerned))
+        });
+        left || self
+            .half_told()
             .iter()
             .any(|place| place.overlaps(concerned))
     }

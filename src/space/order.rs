@@ -32,7 +32,9 @@ impl AddressSpace {
         for place in candidates.into_iter().map(Some).chain([None]) {
             self.do_again(&past, first, place, remap);
             let oddity = self.moves.oddity_from(first);
-            if oddity < best.0 {
+            // How much of a shared mapping got a second place nobody tells, so the last UNMAP is as good as any before.
+            let later_is_better = remap.len == 0 && place.is_some();
+            if oddity < best.0 || (oddity == best.0 && later_is_better) {
                 best = (oddity, place);
             }
             self.undo_from(first);
@@ -99,12 +101,14 @@ impl AddressSpace {
                 let (remap, place) = (*remap, onto.unwrap_or(remap.destination()));
                 let occupied = self.registered.any_in(place);
                 concerned = self.registered.any_in(remap.source()) && occupied == onto.is_some();
+                // Moves that grow are rare.
+                step.oddity = u32::from(place.len() != remap.len);
                 step.registered = self.registered.take(place);
                 step.owed = self.take_owed(place);
                 self.shift(remap);
             }
         }
-        step.oddity = match (concerned, self.moves.may_explain(&step.what)) {
+        step.oddity += match (concerned, self.moves.may_explain(&step.what)) {
             (true, _) => 0,
             (false, true) => 1,
             (false, false) => 2,

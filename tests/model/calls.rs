@@ -93,6 +93,7 @@ impl World {
             self.tell(index, VecDeque::new(), then);
             return;
         }
+        self.exclude_left_behind(mm, &piece);
         self.count(Case::Remove);
         for slot in &mut self.mms[mm].slots[piece.clone()] {
             if slot.entry == Entry::Missing {
@@ -138,6 +139,7 @@ impl World {
             self.count(Case::Unmapped);
         }
         self.log(|| format!("t{index} unmaps mm{mm} {slots:?}"));
+        self.exclude_left_behind(mm, &slots);
         self.take_away(mm, &slots);
         let event = told.then(|| Told::Unmap(range(&slots)));
         self.tell(index, event.into_iter().collect(), Then::Return);
@@ -166,6 +168,7 @@ impl World {
         }
         let told = self.any_registered(mm, &slots);
         self.log(|| format!("t{index} maps mm{mm} {slots:?} anew"));
+        self.exclude_left_behind(mm, &slots);
         self.take_away(mm, &slots);
         self.mms[mm].slots[slots.clone()].fill(Slot::empty(Mapping::PLAIN));
         self.set_border(mm, slots.start);
@@ -251,15 +254,6 @@ impl World {
 
     /// True when a thread is in the middle of a move that it has not told of.
     pub(crate) fn any_move_half_told(&self, mm: usize) -> bool {
-        self.threads
-            .iter()
-            .filter(|thread| thread.mm == mm)
-            .any(|thread| match &thread.state {
-                State::Telling { events, .. } => events
-                    .iter()
-                    .skip(1)
-                    .any(|event| matches!(event, Told::Remap { .. })),
-                _ => false,
-            })
+        self.any_untold(mm, |event| matches!(event, Told::Remap { .. }))
     }
 }

@@ -64,6 +64,7 @@ impl World {
         let cut = self.rng.within(source.start + 1..source.end)..source.end;
         self.log(|| format!("t{index} cuts mm{mm} {cut:?} off {source:?}"));
         let told = self.any_registered(mm, &cut);
+        self.exclude_left_behind(mm, &cut);
         self.take_away(mm, &cut);
         self.count(Case::Shrunk);
         let event = told.then(|| Told::Unmap(range(&cut)));
@@ -143,6 +144,8 @@ impl World {
         let registered = self.mms[mm].slots[from.start].is_registered();
         let moved = from.start..from.start + from.len().min(to.len());
         self.exclude_second_arrival(mm, &to);
+        self.exclude_left_behind(mm, &to);
+        self.exclude_left_behind(mm, &from);
         self.moves += 1;
         let number = self.moves;
         self.log(|| {
@@ -161,6 +164,7 @@ impl World {
             events.push_back(Told::Remap {
                 from: moved.clone(),
                 to: to.start..to.start + moved.len(),
+                keep,
                 number,
             });
         }
@@ -193,17 +197,32 @@ impl World {
             Told::Alias { to: other, .. } => to.contains(other),
             _ => false,
         };
-        let first =
-            self.threads
-                .iter()
-                .filter(|thread| thread.mm == mm)
-                .any(|thread| match &thread.state {
-                    State::Telling { events, .. } => events.iter().skip(1).any(arrives),
-                    _ => false,
-                });
-        if first {
+        if self.any_untold(mm, arrives) {
             self.exclude("two moves to one place");
         }
+    }
+
+    /// Memory that a move with `MREMAP_DONTUNMAP` has left behind, which has told only of what was at its destination: it
+    /// cannot be told from a move that is made later.
+    pub(crate) fn exclude_left_behind(&mut self, mm: usize, place: &Slots) {
+        let left = |event: &Told| {
+            matches!(event, Told::Remap { from, keep: true, .. }
+                if from.start < place.end && place.start < from.end)
+        };
+        if self.any_untold(mm, left) {
+            self.exclude("left behind");
+        }
+    }
+
+    /// True when a call under way has yet to tell of this, and something else first.
+    pub(crate) fn any_untold(&self, mm: usize, what: impl Fn(&Told) -> bool) -> bool {
+        self.threads
+            .iter()
+            .filter(|thread| thread.mm == mm)
+            .any(|thread| match &thread.state {
+                State::Telling { events, .. } => events.iter().skip(1).any(&what),
+                _ => false,
+            })
     }
 
     /// A second place of a shared mapping.

@@ -21,6 +21,8 @@ pub(crate) enum Told {
     Remap {
         from: Slots,
         to: Slots,
+        /// With `MREMAP_DONTUNMAP`.
+        keep: bool,
         /// Moves are numbered in the order in which they took place.
         number: u32,
     },
