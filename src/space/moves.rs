@@ -107,7 +107,12 @@ pub(super) enum What {
     },
     /// A shared mapping got a second place. It is taken to be as long as what is known at the first, as far as there is
     /// room: what is assumed beyond the true end is found to be unmapped when it is to be installed.
-    Alias { from: Addr, place: AddrRange },
+    Alias {
+        from: Addr,
+        place: AddrRange,
+        /// What was unmapped to make room, where that was told.
+        onto: Option<AddrRange>,
+    },
 }
 
 /// What happened since it was last known that nothing is half told, in the order in which it took effect.
@@ -185,7 +190,8 @@ impl Moves {
         };
         // A move with MREMAP_DONTUNMAP leaves its source behind.
         let left = self.steps.iter().any(|step| {
-            matches!(step.what, What::Move { remap, tail: true, .. } if remap.source().overlaps(concerned))
+            matches!(step.what, What::Move { remap, onto: None, tail: true, .. }
+                if remap.source().overlaps(concerned))
         });
         left || self
             .half_told()

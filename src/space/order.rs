@@ -15,8 +15,8 @@ impl AddressSpace {
         Place(self.moves.steps.len())
     }
 
-    /// Memory moved (REMAP). Returns how many bytes had been owed to what was there before, and, if the move took effect
-    /// before other things that were told first, where among them.
+    /// Memory moved (REMAP). Returns how many bytes had been owed to what was there before, and, if the move may have taken
+    /// effect before other things that were told first, where among them.
     ///
     /// An UNMAP of its destination may have been its first word, or a munmap(2) of its own. What happened in between
     /// decides: the kernel tells of memory that is there, so the better order is the one in which fewer events concern
@@ -28,7 +28,7 @@ impl AddressSpace {
             return (self.happened(a_move(remap, None)), None);
         };
         let past = self.undo_from(first);
-        let mut best = (u32::MAX, None);
+        let (mut best, mut best_place) = ((u32::MAX, None), None);
         for place in candidates.into_iter().map(Some).chain([None]) {
             self.do_again(&past, first, place, remap);
             let oddity = self.moves.oddity_from(first);
@@ -36,11 +36,12 @@ impl AddressSpace {
             let later_is_better = remap.len == 0 && place.is_some();
             if oddity < best.0 || (oddity == best.0 && later_is_better) {
                 best = (oddity, place);
+                best_place = place.or(best_place);
             }
             self.undo_from(first);
         }
         self.do_again(&past, first, best.1, remap);
-        (before.saturating_sub(self.owes()), best.1.map(Place))
+        (before.saturating_sub(self.owes()), best_place.map(Place))
     }
 
     /// A move took the place of the UNMAP that was its first word.
@@ -54,11 +55,6 @@ impl AddressSpace {
         for (index, step) in (first..).zip(past) {
             match step.what {
                 What::Unmap { range, .. } if place == Some(index) => {
-                    if remap.len == 0 {
-                        // The second place of a shared mapping needs room.
-                        self.registered.take(range);
-                        self.take_owed(range);
-                    }
                     self.happened(a_move(remap, Some(range)));
                 }
                 _ => {
@@ -82,10 +78,14 @@ impl AddressSpace {
                 step.owed = self.take_owed(*range);
                 concerned = !step.registered.is_empty();
             }
-            What::Alias { from, place } => {
-                let (from, to) = (*from, place.start);
+            What::Alias { from, place, onto } => {
+                let (from, to, onto) = (*from, place.start, *onto);
+                if let Some(range) = onto {
+                    step.registered = self.registered.take(range);
+                    step.owed = self.take_owed(range);
+                }
                 let place = self.duplicate(from, to);
-                step.what = What::Alias { from, place };
+                step.what = What::Alias { from, place, onto };
                 concerned = !place.is_empty();
             }
             What::Remove(range) => {
@@ -199,6 +199,7 @@ fn a_move(remap: Remap, onto: Option<AddrRange>) -> What {
         return What::Alias {
             from: remap.from,
             place: AddrRange::at(remap.to, 0),
+            onto,
         };
     }
     What::Move {
