@@ -200,8 +200,8 @@ impl AddressSpace {
 
     /// A range was unmapped (UNMAP). Returns how many bytes had been owed.
     pub fn unmap(&mut self, range: AddrRange) -> u64 {
-        if self.moves.is_tail_of_a_move(range) {
-            return 0;
+        if self.moves.awaits_tail(range) {
+            return self.happened(What::Tail(range));
         }
         let late = self.moves.excuse(range);
         let mut settled = 0;

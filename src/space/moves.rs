@@ -93,6 +93,8 @@ impl Step {
 pub(super) enum What {
     /// Unmapped. May be the first word of a move onto it, unless it is known to be something else.
     Unmap { range: AddrRange, may_be_move: bool },
+    /// The UNMAP of the source of a move, most likely: it says nothing new.
+    Tail(AddrRange),
     /// Pages were dropped.
     Remove(AddrRange),
     /// Memory moved.
@@ -100,8 +102,6 @@ pub(super) enum What {
         remap: Remap,
         /// What was unmapped to make room, where that was told.
         onto: Option<AddrRange>,
-        /// The UNMAP of its source has not been told.
-        tail: bool,
         /// What was in its way although nobody had told that it was unmapped, and then somebody did.
         excused: Vec<AddrRange>,
     },
@@ -124,18 +124,10 @@ pub(super) struct Moves {
 }
 
 impl Moves {
-    /// True, once, for the UNMAP that belongs to a REMAP.
-    pub(super) fn is_tail_of_a_move(&mut self, range: AddrRange) -> bool {
-        for step in self.own_steps() {
-            if let What::Move { remap, tail, .. } = &mut step.what
-                && *tail
-                && remap.source() == range
-            {
-                *tail = false;
-                return true;
-            }
-        }
-        false
+    /// True when the UNMAP that belongs to a REMAP with this source has not come yet.
+    pub(super) fn awaits_tail(&self, range: AddrRange) -> bool {
+        let own = self.own.min(self.steps.len());
+        without_tail(&self.steps[own..]).any(|(remap, _)| remap.source() == range)
     }
 
     /// The parts of an unmapped range that had been left before what is there now came.
@@ -168,9 +160,14 @@ impl Moves {
 
     /// Steps that may have been the first word of this move.
     pub(super) fn announcements(&self, remap: &Remap) -> Vec<usize> {
-        let announces = |step: &Step| {
-            matches!(step.what, What::Unmap { range, may_be_move: true }
-                if range.start == remap.to && range.len() >= remap.len)
+        let destination = remap.destination();
+        let announces = |step: &Step| match step.what {
+            What::Unmap {
+                range,
+                may_be_move: true,
+            } => range.start == destination.start && range.covers(destination),
+            What::Tail(range) => range == destination,
+            _ => false,
         };
         (self.own..self.steps.len())
             .filter(|&index| announces(&self.steps[index]))
@@ -181,22 +178,12 @@ impl Moves {
         self.steps[first..].iter().map(|step| step.oddity).sum()
     }
 
-    /// True when it concerns a place where memory may have come, or gone, that has not been told of.
-    pub(super) fn may_explain(&self, what: &What) -> bool {
-        let concerned = match what {
-            What::Unmap { range, .. } | What::Remove(range) => *range,
-            What::Move { remap, .. } => remap.source(),
-            What::Alias { from, .. } => AddrRange::at(*from, 1),
-        };
-        // A move with MREMAP_DONTUNMAP leaves its source behind.
-        let left = self.steps.iter().any(|step| {
-            matches!(step.what, What::Move { remap, onto: None, tail: true, .. }
-                if remap.source().overlaps(concerned))
-        });
-        left || self
-            .half_told()
-            .iter()
-            .any(|place| place.overlaps(concerned))
+    /// True when memory may have come to a place, or stayed there, that has not been told of.
+    pub(super) fn may_be_at(&self, place: AddrRange) -> bool {
+        // A move with MREMAP_DONTUNMAP leaves its source behind. Onto other memory such moves are rare.
+        without_tail(&self.steps)
+            .any(|(remap, onto)| onto.is_none() && remap.source().overlaps(place))
+            || self.half_told().iter().any(|half| half.overlaps(place))
     }
 
     /// Where memory may be that has not been told of: behind each UNMAP that may be the first word of a move.
@@ -241,6 +228,23 @@ impl Moves {
         self.steps.clear();
         self.own = 0;
     }
+}
+
+/// The moves of which the UNMAP of the source has not come, and onto what they went.
+fn without_tail(steps: &[Step]) -> impl Iterator<Item = (Remap, Option<AddrRange>)> {
+    let mut open: Vec<(Remap, Option<AddrRange>)> = Vec::new();
+    for step in steps {
+        match step.what {
+            What::Move { remap, onto, .. } => open.push((remap, onto)),
+            What::Tail(range) => {
+                if let Some(at) = open.iter().position(|(remap, _)| remap.source() == range) {
+                    open.remove(at);
+                }
+            }
+            _ => {}
+        }
+    }
+    open.into_iter()
 }
 
 /// The parts of `whole` outside `holes`.

@@ -54,7 +54,7 @@ impl AddressSpace {
     fn do_again(&mut self, past: &[Step], first: usize, place: Option<usize>, remap: Remap) {
         for (index, step) in (first..).zip(past) {
             match step.what {
-                What::Unmap { range, .. } if place == Some(index) => {
+                What::Unmap { range, .. } | What::Tail(range) if place == Some(index) => {
                     self.happened(a_move(remap, Some(range)));
                 }
                 _ => {
@@ -71,12 +71,14 @@ impl AddressSpace {
     pub(super) fn happened(&mut self, what: What) -> u64 {
         let before = self.owes();
         let mut step = Step::new(what);
-        let mut concerned = true;
+        // Places where there should have been something, and nothing is known.
+        let mut nothing_at = Vec::new();
         match &step.what {
+            What::Tail(_) => {}
             What::Unmap { range, .. } => {
                 step.registered = self.registered.take(*range);
                 step.owed = self.take_owed(*range);
-                concerned = !step.registered.is_empty();
+                nothing_at.extend(step.registered.is_empty().then_some(*range));
             }
             What::Alias { from, place, onto } => {
                 let (from, to, onto) = (*from, place.start, *onto);
@@ -85,12 +87,12 @@ impl AddressSpace {
                     step.owed = self.take_owed(range);
                 }
                 let place = self.duplicate(from, to);
+                nothing_at.extend(place.is_empty().then_some(AddrRange::at(from, 1)));
                 step.what = What::Alias { from, place, onto };
-                concerned = !place.is_empty();
             }
             What::Remove(range) => {
                 let mut rest = *range;
-                concerned = self.registered.any_in(rest);
+                nothing_at.extend((!self.registered.any_in(rest)).then_some(rest));
                 while let Some((part, kind)) = self.registered.first_in(rest) {
                     rest.start = part.end;
                     step.owed
@@ -98,21 +100,26 @@ impl AddressSpace {
                 }
             }
             What::Move { remap, onto, .. } => {
-                let (remap, place) = (*remap, onto.unwrap_or(remap.destination()));
-                let occupied = self.registered.any_in(place);
-                concerned = self.registered.any_in(remap.source()) && occupied == onto.is_some();
+                let (remap, onto) = (*remap, *onto);
+                let place = onto.unwrap_or(remap.destination());
                 // Moves that grow are rare.
                 step.oddity = u32::from(place.len() != remap.len);
+                let source = remap.source();
+                nothing_at.extend((!self.registered.any_in(source)).then_some(source));
+                match (onto, self.registered.any_in(place)) {
+                    (Some(place), false) => nothing_at.push(place),
+                    // It has left without a word.
+                    (None, true) => step.oddity += 2,
+                    _ => {}
+                }
                 step.registered = self.registered.take(place);
                 step.owed = self.take_owed(place);
                 self.shift(remap);
             }
         }
-        step.oddity += match (concerned, self.moves.may_explain(&step.what)) {
-            (true, _) => 0,
-            (false, true) => 1,
-            (false, false) => 2,
-        };
+        for place in nothing_at {
+            step.oddity += if self.moves.may_be_at(place) { 1 } else { 2 };
+        }
         self.moves.steps.push(step);
         before.saturating_sub(self.owes())
     }
@@ -127,7 +134,7 @@ impl AddressSpace {
                     self.registered.remove(*place);
                     self.take_owed(*place);
                 }
-                What::Unmap { .. } | What::Remove(_) => {}
+                What::Unmap { .. } | What::Tail(_) | What::Remove(_) => {}
             }
             let registered = std::mem::take(&mut step.registered);
             let owed = std::mem::take(&mut step.owed);
@@ -205,7 +212,6 @@ fn a_move(remap: Remap, onto: Option<AddrRange>) -> What {
     What::Move {
         remap,
         onto,
-        tail: true,
         excused: Vec::new(),
     }
 }

@@ -165,6 +165,7 @@ impl World {
                 from: moved.clone(),
                 to: to.start..to.start + moved.len(),
                 keep,
+                grown: to.len() > moved.len(),
                 number,
             });
         }
@@ -200,6 +201,11 @@ impl World {
         if self.any_untold(mm, arrives) {
             self.exclude("two moves to one place");
         }
+        let place = range(to);
+        let cut = |event: &Told| matches!(event, Told::Unmap(cut) if cut.overlaps(place));
+        if self.any_registered(mm, to) && self.any_untold(mm, cut) {
+            self.exclude("a move to where another one has cut something off");
+        }
     }
 
     /// Memory that a move with `MREMAP_DONTUNMAP` has left behind, which has told only of what was at its destination: it
@@ -211,6 +217,10 @@ impl World {
         };
         if self.any_untold(mm, left) {
             self.exclude("left behind");
+        }
+        let grown = |event: &Told| matches!(event, Told::Remap { grown: true, .. });
+        if self.any_untold(mm, grown) {
+            self.exclude("a move that grows onto something");
         }
     }
 

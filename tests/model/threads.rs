@@ -179,9 +179,10 @@ impl World {
         for child in unborn {
             self.mms[child].dead = true;
         }
-        if half {
+        self.mark_orphans(mm);
+        if half && self.mms.iter().any(|child| child.parent == Some(mm)) {
             self.count(Case::Orphan);
-            self.mark_orphans(mm);
+            self.exclude("a child whose parent died in the middle of a call");
         }
         let dead = &mut self.mms[mm];
         dead.dead = true;
@@ -194,7 +195,6 @@ impl World {
         for child in 0..self.mms.len() {
             if self.mms[child].parent == Some(parent) {
                 self.mms[child].orphan = true;
-                self.exclude("a child whose parent died in the middle of a call");
                 self.mark_orphans(child);
             }
         }

@@ -23,6 +23,7 @@ pub(crate) enum Told {
         to: Slots,
         /// With `MREMAP_DONTUNMAP`.
         keep: bool,
+        grown: bool,
         /// Moves are numbered in the order in which they took place.
         number: u32,
     },
