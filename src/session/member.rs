@@ -142,6 +142,10 @@ impl<I: Installer> Member<I> {
     /// the same: UNMAP X, FORK, REMAP Z→X is what one call tells that moves Z onto X, and what munmap(X) tells and a
     /// later move. `None` when the kernel does not say now.
     fn took_place_here(&mut self, remap: Remap) -> Option<bool> {
+        let place = remap.destination();
+        if self.space.met_unknown_memory(self.forked_at, place) {
+            return Some(true);
+        }
         let page = self.page_bytes(remap.from);
         // What was moved onto X is registered there. All that the child did itself has been read.
         match self.installer.probe(remap.to, page) {

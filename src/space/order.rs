@@ -50,12 +50,30 @@ impl AddressSpace {
         self.do_again(&past, place.0, Some(place.0), remap);
     }
 
+    /// True when something that happened after a place concerned memory in a range of which nothing is known.
+    #[must_use]
+    pub fn met_unknown_memory(&self, after: Place, range: AddrRange) -> bool {
+        let later = self.moves.steps.get(after.0..).unwrap_or_default();
+        later.iter().any(|step| {
+            step.oddity > 0
+                && match &step.what {
+                    What::Unmap { range: it, .. } | What::Remove(it) => it.overlaps(range),
+                    What::Move { remap, .. } => remap.source().overlaps(range),
+                    _ => false,
+                }
+        })
+    }
+
     /// Does again what was undone from a step on, with a move in the place of one step, or behind all.
     fn do_again(&mut self, past: &[Step], first: usize, place: Option<usize>, remap: Remap) {
         for (index, step) in (first..).zip(past) {
             match step.what {
                 What::Unmap { range, .. } | What::Tail(range) if place == Some(index) => {
                     self.happened(a_move(remap, Some(range)));
+                    if let (What::Tail(_), Some(it)) = (&step.what, self.moves.steps.last_mut()) {
+                        // Then the move whose tail it seemed to be had none.
+                        it.oddity += 1;
+                    }
                 }
                 _ => {
                     self.happened(step.what.clone());
