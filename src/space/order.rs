@@ -104,7 +104,8 @@ impl AddressSpace {
                     step.registered = self.registered.take(range);
                     step.owed = self.take_owed(range);
                 }
-                let place = self.duplicate(from, to);
+                let most = onto.map_or(u64::MAX, AddrRange::len);
+                let place = self.duplicate(from, to, most);
                 nothing_at.extend(place.is_empty().then_some(AddrRange::at(from, 1)));
                 step.what = What::Alias { from, place, onto };
             }
@@ -121,7 +122,7 @@ impl AddressSpace {
                 let (remap, onto) = (*remap, *onto);
                 let place = onto.unwrap_or(remap.destination());
                 // Moves that grow are rare.
-                step.oddity = u32::from(place.len() != remap.len);
+                step.oddity = if place.len() == remap.len { 0 } else { 2 };
                 let source = remap.source();
                 nothing_at.extend((!self.registered.any_in(source)).then_some(source));
                 match (onto, self.registered.any_in(place)) {
@@ -161,12 +162,12 @@ impl AddressSpace {
         undone
     }
 
-    /// Gives a shared mapping a second place. Returns it.
-    fn duplicate(&mut self, from: Addr, to: Addr) -> AddrRange {
+    /// Gives a shared mapping a second place, of `most` bytes at most. Returns it.
+    fn duplicate(&mut self, from: Addr, to: Addr, most: u64) -> AddrRange {
         let Some((mapping, kind)) = self.registered.at(from) else {
             return AddrRange::at(to, 0);
         };
-        let place = AddrRange::at(to, mapping.end.since(from));
+        let place = AddrRange::at(to, mapping.end.since(from).min(most));
         let room = self
             .registered
             .first_in(place)

@@ -244,6 +244,8 @@ impl World {
             closed: !told,
             dead: false,
             orphan: self.mms[mm].orphan,
+            doubtful: self.mms[mm].doubtful
+                || self.any_untold(mm, |event| matches!(event, Told::Remap { keep: true, .. })),
         });
         for _ in 0..self.rng.within(1..3) {
             self.add_thread(child, 1..4, State::Unborn);

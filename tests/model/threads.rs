@@ -84,6 +84,9 @@ impl World {
             return;
         }
         let mm = self.threads[index].mm;
+        if self.mms[mm].doubtful {
+            self.exclude("a child forked in the middle of a move that keeps its source");
+        }
         self.mms[mm].changing += events.len();
         self.mms[mm].events.push_back(index);
         self.threads[index].state = State::Telling {

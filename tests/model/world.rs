@@ -103,6 +103,9 @@ pub(crate) struct Mm {
     pub(crate) dead: bool,
     /// An ancestor died in the middle of a call: pages may have to be poisoned.
     pub(crate) orphan: bool,
+    /// Forked in the middle of a move with `MREMAP_DONTUNMAP`: what is at its source can be told only as long as the child
+    /// leaves its destination alone.
+    pub(crate) doubtful: bool,
 }
 
 impl Mm {
@@ -165,6 +168,7 @@ impl World {
             closed: false,
             dead: false,
             orphan: false,
+            doubtful: false,
         });
         for _ in 0..world.rng.within(2..4) {
             world.add_thread(0, 2..6, State::Running);
