@@ -234,6 +234,9 @@ impl AddressSpace {
 
     /// The kernel says that no call is under way that has not told everything.
     pub fn quiescent(&mut self) {
+        for (range, kind) in self.moves.left_behind() {
+            self.registered.set(range, kind);
+        }
         self.moves.clear();
     }
 

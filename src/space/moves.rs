@@ -73,6 +73,8 @@ pub(super) struct Step {
     /// What it took away.
     pub(super) registered: Vec<(AddrRange, Kind)>,
     pub(super) owed: Vec<(AddrRange, Debt)>,
+    /// How what it moved was registered, where that was.
+    pub(super) moved: Vec<(AddrRange, Kind)>,
     /// How little it fits to what was there: 0 if it does, 1 if something that has yet to be told may explain it.
     pub(super) oddity: u32,
 }
@@ -83,7 +85,17 @@ impl Step {
             what,
             registered: Vec::new(),
             owed: Vec::new(),
+            moved: Vec::new(),
             oddity: 0,
+        }
+    }
+}
+
+impl Step {
+    fn moved_from(&self) -> Option<AddrRange> {
+        match &self.what {
+            What::Move { remap, .. } => Some(remap.source()),
+            _ => None,
         }
     }
 }
@@ -217,6 +229,40 @@ impl Moves {
             steps: self.steps.clone(),
             own: self.steps.len(),
         }
+    }
+
+    /// What moved and is still registered where it was, and empty, now that everything has been told: such a move has no
+    /// UNMAP of its source (MREMAP_DONTUNMAP).
+    pub(super) fn left_behind(&self) -> Vec<(AddrRange, Kind)> {
+        let mut open: Vec<&Step> = Vec::new();
+        for step in &self.steps[self.own.min(self.steps.len())..] {
+            let over = match &step.what {
+                What::Tail(range) => {
+                    let is_it = |other: &&Step| other.moved_from() == Some(*range);
+                    if let Some(at) = open.iter().position(is_it) {
+                        open.remove(at);
+                    }
+                    continue;
+                }
+                What::Remove(_) => continue,
+                What::Unmap { range, .. } => vec![*range],
+                What::Alias { place, .. } => vec![*place],
+                What::Move { remap, onto, .. } => {
+                    vec![remap.source(), onto.unwrap_or(remap.destination())]
+                }
+            };
+            open.retain(|other| {
+                !over
+                    .iter()
+                    .any(|place| other.moved_from().is_some_and(|from| from.overlaps(*place)))
+            });
+            if step.moved_from().is_some() {
+                open.push(step);
+            }
+        }
+        open.iter()
+            .flat_map(|step| step.moved.iter().copied())
+            .collect()
     }
 
     /// All of the past has been told, as far as it is this address space's own.

@@ -72,7 +72,7 @@ impl AddressSpace {
                     self.happened(a_move(remap, Some(range)));
                     if let (What::Tail(_), Some(it)) = (&step.what, self.moves.steps.last_mut()) {
                         // Then the move whose tail it seemed to be had none.
-                        it.oddity += 1;
+                        it.oddity += 2;
                     }
                 }
                 _ => {
@@ -128,12 +128,12 @@ impl AddressSpace {
                 match (onto, self.registered.any_in(place)) {
                     (Some(place), false) => nothing_at.push(place),
                     // It has left without a word.
-                    (None, true) => step.oddity += 2,
+                    (None, true) => step.oddity += 4,
                     _ => {}
                 }
                 step.registered = self.registered.take(place);
                 step.owed = self.take_owed(place);
-                self.shift(remap);
+                step.moved = self.shift(remap);
             }
         }
         for place in nothing_at {
@@ -148,7 +148,9 @@ impl AddressSpace {
         let mut undone = self.moves.steps.split_off(index);
         for step in undone.iter_mut().rev() {
             match &step.what {
-                What::Move { remap, .. } => self.shift(remap.reversed()),
+                What::Move { remap, .. } => {
+                    self.shift(remap.reversed());
+                }
                 What::Alias { place, .. } => {
                     self.registered.remove(*place);
                     self.take_owed(*place);
@@ -184,13 +186,16 @@ impl AddressSpace {
         copy.destination()
     }
 
-    fn shift(&mut self, remap: Remap) {
-        for (part, kind) in self.registered.take(remap.source()) {
+    /// Moves what is known. Returns how it was registered.
+    fn shift(&mut self, remap: Remap) -> Vec<(AddrRange, Kind)> {
+        let moved = self.registered.take(remap.source());
+        for &(part, kind) in &moved {
             self.registered.set(remap.moved(part), kind);
         }
         for (part, debt) in self.owed.take(remap.source()) {
             self.owed.set(remap.moved(part), debt);
         }
+        moved
     }
 
     fn take_owed(&mut self, range: AddrRange) -> Vec<(AddrRange, Debt)> {
