@@ -126,7 +126,7 @@ impl<I: Installer> Member<I> {
     /// been moved away, or something may have been moved there.
     pub(super) fn is_up_to_date(&mut self) -> bool {
         while let Some(&echo) = self.echoes.front() {
-            match self.took_place_here(echo.remap) {
+            match self.took_place_here(echo) {
                 None => return false,
                 Some(true) => {
                     self.space.took_place_at(echo.place, echo.remap);
@@ -141,9 +141,13 @@ impl<I: Installer> Member<I> {
     /// Whether a move took place before this child was forked, or afterwards in its parent alone. The parent's messages are
     /// the same: UNMAP X, FORK, REMAP Z→X is what one call tells that moves Z onto X, and what munmap(X) tells and a
     /// later move. `None` when the kernel does not say now.
-    fn took_place_here(&mut self, remap: Remap) -> Option<bool> {
-        let place = remap.destination();
-        if self.space.met_unknown_memory(self.forked_at, place) {
+    fn took_place_here(&mut self, echo: Echo) -> Option<bool> {
+        let remap = echo.remap;
+        // Something was there that had come without a word.
+        if self
+            .space
+            .met_unknown_memory(echo.place, remap.destination())
+        {
             return Some(true);
         }
         let page = self.page_bytes(remap.from);

@@ -53,7 +53,7 @@ impl AddressSpace {
     /// True when something that happened after a place concerned memory in a range of which nothing is known.
     #[must_use]
     pub fn met_unknown_memory(&self, after: Place, range: AddrRange) -> bool {
-        let later = self.moves.steps.get(after.0..).unwrap_or_default();
+        let later = self.moves.steps.get(after.0 + 1..).unwrap_or_default();
         later.iter().any(|step| {
             step.oddity > 0
                 && match &step.what {
