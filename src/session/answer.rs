@@ -122,10 +122,14 @@ impl<I: Installer> Session<I> {
                 };
                 self.put_wanted(&request, block, now)
             }
+            // An old message, most likely. But the kernel may have dropped the marker without a word (MADV_GUARD_INSTALL), and
+            // then a wake alone would bring the next message for ever.
             Found::Poisoned => {
-                member.installer.wake(range);
-                self.answered(id, page);
-                Progress::Done
+                let progress = self.put_page(id, range, Put::Poison, now);
+                if progress == Progress::Done {
+                    self.answered(id, page);
+                }
+                progress
             }
             Found::Nothing if member.may_have_been_moved_to(page) => {
                 let why = "the parent died in the middle of moving memory here";

@@ -221,6 +221,18 @@ impl World {
         if self.any_move_half_told(mm) {
             self.count(Case::ForkInsideMove);
         }
+        let hidden = |event: &Told| {
+            matches!(
+                event,
+                Told::Remap {
+                    onto_left: true,
+                    ..
+                }
+            )
+        };
+        if self.any_untold(mm, hidden) {
+            self.exclude("a fork in the middle of a move onto what another has left behind");
+        }
         let mut slots = self.mms[mm].slots.clone();
         let told = slots.iter().any(Slot::is_registered);
         for slot in &mut slots {

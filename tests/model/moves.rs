@@ -159,13 +159,14 @@ impl World {
             self.count(Case::FixedMove);
             events.push_back(Told::Unmap(range(&to)));
         }
-        self.take_away(mm, &to);
+        let onto_left = self.take_away(mm, &to).iter().any(|slot| slot.left);
         if registered {
             events.push_back(Told::Remap {
                 from: moved.clone(),
                 to: to.start..to.start + moved.len(),
                 keep,
                 grown: to.len() > moved.len(),
+                onto_left,
                 number,
             });
         }
@@ -180,7 +181,10 @@ impl World {
         let mapping = pages[0].mapping.expect("a source is mapped");
         if keep {
             self.count(Case::DontUnmap);
-            self.mms[mm].slots[moved.clone()].fill(Slot::empty(mapping));
+            self.mms[mm].slots[moved.clone()].fill(Slot {
+                left: true,
+                ..Slot::empty(mapping)
+            });
             self.set_border(mm, moved.start);
         } else if registered {
             events.push_back(Told::Tail(range(&moved)));
@@ -262,8 +266,7 @@ impl World {
             self.mms[mm].slots[slot] = Slot {
                 mapping,
                 border: offset == 0,
-                entry: Entry::Missing,
-                truth: Truth::Is(Content::Zero),
+                ..Slot::UNMAPPED
             };
         }
         self.tell(index, events, Then::Return);
