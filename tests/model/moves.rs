@@ -3,9 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::coverage::Case;
-use crate::memory::{
-    AREA, AREA_LEN, Content, Entry, SMALL, Slot, Slots, Truth, alike, is_huge, range,
-};
+use crate::memory::{AREA, AREA_LEN, SMALL, Slot, Slots, alike, is_huge, range};
 use crate::world::{State, Then, Told, World};
 
 /// A move that can be made.
