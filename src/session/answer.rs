@@ -66,7 +66,10 @@ impl<I: Installer> Session<I> {
             return false;
         };
         let behind = member.may_be_behind();
-        let must_know = !member.open_children.is_empty() || member.space.remembers_much();
+        // The last page may be owed to memory that is about to be told of.
+        let must_know = !member.open_children.is_empty()
+            || member.space.remembers_much()
+            || member.space.owes() == 0;
         if !must_know && !member.space.remembers() {
             return behind;
         }
@@ -178,7 +181,7 @@ impl<I: Installer> Session<I> {
             return Turn::Idle;
         }
         match self.put_wanted(request, block, now) {
-            Progress::Done | Progress::Requested => Turn::Idle,
+            Progress::Done | Progress::Requested => self.turn_after_delivery(id),
             Progress::Over => {
                 self.notices.push(Notice::Gone(id));
                 Turn::Gone

@@ -102,6 +102,14 @@ impl<I: Installer> Member<I> {
         }
     }
 
+    /// True when nothing is owed, and nothing that has yet to be told can change that, here or in a child.
+    pub(super) fn is_finished(&self) -> bool {
+        self.space.owes() == 0
+            && !self.space.remembers()
+            && !self.may_be_behind()
+            && self.open_children.is_empty()
+    }
+
     /// True when the model may be behind what the child really has.
     pub(super) fn may_be_behind(&self) -> bool {
         matches!(self.birth, Birth::HalfTold(_)) || !self.echoes.is_empty()

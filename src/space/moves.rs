@@ -170,8 +170,8 @@ impl Moves {
         self.steps[own..].iter_mut()
     }
 
-    /// Steps that may have been the first word of this move.
-    pub(super) fn announcements(&self, remap: &Remap) -> Vec<usize> {
+    /// The step that may have been the first word of this move: the last UNMAP of its destination.
+    pub(super) fn announcement(&self, remap: &Remap) -> Option<usize> {
         let destination = remap.destination();
         let announces = |step: &Step| match step.what {
             What::Unmap {
@@ -181,9 +181,8 @@ impl Moves {
             What::Tail(range) => range == destination,
             _ => false,
         };
-        (self.own..self.steps.len())
-            .filter(|&index| announces(&self.steps[index]))
-            .collect()
+        let own = self.steps.get(self.own..)?;
+        Some(self.own + own.iter().rposition(announces)?)
     }
 
     pub(super) fn oddity_from(&self, first: usize) -> u32 {

@@ -23,25 +23,20 @@ impl AddressSpace {
     /// nothing.
     pub fn remap(&mut self, remap: Remap) -> (u64, Option<Place>) {
         let before = self.owes();
-        let candidates = self.moves.announcements(&remap);
-        let Some(&first) = candidates.first() else {
+        let Some(index) = self.moves.announcement(&remap) else {
             return (self.happened(a_move(remap, None)), None);
         };
-        let past = self.undo_from(first);
-        let (mut best, mut best_place) = ((u32::MAX, None), None);
-        for place in candidates.into_iter().map(Some).chain([None]) {
-            self.do_again(&past, first, place, remap);
-            let oddity = self.moves.oddity_from(first);
-            // How much of a shared mapping got a second place nobody tells, so the last UNMAP is as good as any before.
-            let later_is_better = remap.len == 0 && place.is_some();
-            if oddity < best.0 || (oddity == best.0 && later_is_better) {
-                best = (oddity, place);
-                best_place = place.or(best_place);
-            }
-            self.undo_from(first);
-        }
-        self.do_again(&past, first, best.1, remap);
-        (before.saturating_sub(self.owes()), best_place.map(Place))
+        let past = self.undo_from(index);
+        let [then, now] = [Some(index), None].map(|place| {
+            self.do_again(&past, index, place, remap);
+            let oddity = self.moves.oddity_from(index);
+            self.undo_from(index);
+            oddity
+        });
+        // Where both are equally odd, memory left behind by MREMAP_DONTUNMAP is involved, and moves onto other memory are rarer.
+        let place = (then < now || then == 0).then_some(index);
+        self.do_again(&past, index, place, remap);
+        (before.saturating_sub(self.owes()), Some(Place(index)))
     }
 
     /// A move took the place of the UNMAP that was its first word.

@@ -233,6 +233,10 @@ impl World {
         if self.any_untold(mm, hidden) {
             self.exclude("a fork in the middle of a move onto what another has left behind");
         }
+        let cut = |event: &Told| matches!(event, Told::Unmap(_));
+        if self.any_untold(mm, cut) {
+            self.exclude("a fork in the middle of a move that cuts something off");
+        }
         let mut slots = self.mms[mm].slots.clone();
         let told = slots.iter().any(Slot::is_registered);
         for slot in &mut slots {

@@ -190,7 +190,10 @@ impl<'a> Daemon<'a> {
                     request.welcome.clone()
                 };
                 let block = self.image.block(pages);
-                self.session.deliver_fill(&request, block, self.now);
+                let turn = self.session.deliver_fill(&request, block, self.now);
+                if turn != Turn::Idle {
+                    self.after(request.space, turn);
+                }
             }
         }
     }
