@@ -170,19 +170,21 @@ impl Moves {
         self.steps[own..].iter_mut()
     }
 
-    /// The step that may have been the first word of this move: the last UNMAP of its destination.
-    pub(super) fn announcement(&self, remap: &Remap) -> Option<usize> {
+    /// Steps that may have been the first word of this move, the likeliest first: the last UNMAP of its destination; or what
+    /// was taken for the tail of another move.
+    pub(super) fn announcements(&self, remap: &Remap) -> Vec<usize> {
         let destination = remap.destination();
-        let announces = |step: &Step| match step.what {
-            What::Unmap {
-                range,
-                may_be_move: true,
-            } => range.start == destination.start && range.covers(destination),
-            What::Tail(range) => range == destination,
-            _ => false,
+        let last = |announces: &dyn Fn(&What) -> bool| {
+            let own = self.steps.get(self.own..).unwrap_or_default();
+            let at = own.iter().rposition(|step| announces(&step.what));
+            at.map(|at| self.own + at)
         };
-        let own = self.steps.get(self.own..)?;
-        Some(self.own + own.iter().rposition(announces)?)
+        let unmap = last(&|what| {
+            matches!(what, What::Unmap { range, may_be_move: true }
+                if range.start == destination.start && range.covers(destination))
+        });
+        let tail = last(&|what| matches!(what, What::Tail(range) if *range == destination));
+        unmap.into_iter().chain(tail).collect()
     }
 
     pub(super) fn oddity_from(&self, first: usize) -> u32 {

@@ -23,19 +23,26 @@ impl AddressSpace {
     /// nothing.
     pub fn remap(&mut self, remap: Remap) -> (u64, Option<Place>) {
         let before = self.owes();
-        let Some(index) = self.moves.announcement(&remap) else {
+        let candidates = self.moves.announcements(&remap);
+        let Some(&first) = candidates.iter().min() else {
             return (self.happened(a_move(remap, None)), None);
         };
-        let past = self.undo_from(index);
-        let [then, now] = [Some(index), None].map(|place| {
-            self.do_again(&past, index, place, remap);
-            let oddity = self.moves.oddity_from(index);
-            self.undo_from(index);
+        let past = self.undo_from(first);
+        let mut oddity = |place| {
+            self.do_again(&past, first, place, remap);
+            let oddity = self.moves.oddity_from(first);
+            self.undo_from(first);
             oddity
-        });
+        };
+        let now = oddity(None);
+        let (then, index) = candidates
+            .into_iter()
+            .map(|index| (oddity(Some(index)), index))
+            .min_by_key(|&(oddity, _)| oddity)
+            .unwrap_or((now, first));
         // Where both are equally odd, memory left behind by MREMAP_DONTUNMAP is involved, and moves onto other memory are rarer.
         let place = (then < now || then == 0).then_some(index);
-        self.do_again(&past, index, place, remap);
+        self.do_again(&past, first, place, remap);
         (before.saturating_sub(self.owes()), Some(Place(index)))
     }
 

@@ -82,13 +82,11 @@ fn a_move_that_overtook_another_waits_for_it() {
     // What is told of Z→X (onto X), X→Y.
     space.unmap(range(X));
     space.remap(remap(X, Y));
-    assert!(space.wants_quiescence());
     space.remap(remap(Z, X));
     space.unmap(range(X));
     space.unmap(range(Z));
     assert_eq!(at(&space, Y), Found::Owed(PageNo(100)));
     assert_eq!(space.owes(), LEN);
-    assert!(!space.wants_quiescence());
 }
 
 #[test]
@@ -179,9 +177,12 @@ fn a_child_forked_in_the_middle_of_a_move() {
     parent.unmap(range(X));
     let mut child = parent.fork();
     assert_eq!(parent.half_told(), [range(X)]);
-    parent.remap(remap(Z, X));
+    assert_eq!(child.half_told(), [range(X)]);
+    let (_, place) = parent.remap(remap(Z, X));
     assert!(parent.half_told().is_empty());
-    child.echo(remap(Z, X));
+    let place = place.expect("it took place before the fork");
+    assert!(place < child.now());
+    child.took_place_at(place, remap(Z, X));
     assert_eq!(at(&child, X), Found::Owed(PageNo(100)));
 }
 
@@ -277,7 +278,11 @@ fn a_second_place_of_a_shared_mapping_is_owed_the_same() {
     );
     space.settle(AddrRange::new(X, X + 0x1000));
     space.register(AddrRange::new(Y + 0x3000, Y + LEN), Kind::PRIVATE);
-    space.alias(Addr(X), Addr(Y));
+    space.remap(Remap {
+        from: Addr(X),
+        to: Addr(Y),
+        len: 0,
+    });
     assert_eq!(
         at(&space, Y),
         Found::Nothing,
