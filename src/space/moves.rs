@@ -170,21 +170,30 @@ impl Moves {
         self.steps[own..].iter_mut()
     }
 
-    /// Steps that may have been the first word of this move, the likeliest first: the last UNMAP of its destination; or what
-    /// was taken for the tail of another move.
-    pub(super) fn announcements(&self, remap: &Remap) -> Vec<usize> {
+    /// Steps that may have been the first word of this move, and how odd that would be of them: an UNMAP of its destination,
+    /// most likely the last; or what was taken for the tail of another move.
+    pub(super) fn announcements(&self, remap: &Remap) -> Vec<(usize, u32)> {
         let destination = remap.destination();
-        let last = |announces: &dyn Fn(&What) -> bool| {
-            let own = self.steps.get(self.own..).unwrap_or_default();
-            let at = own.iter().rposition(|step| announces(&step.what));
-            at.map(|at| self.own + at)
-        };
-        let unmap = last(&|what| {
-            matches!(what, What::Unmap { range, may_be_move: true }
-                if range.start == destination.start && range.covers(destination))
-        });
-        let tail = last(&|what| matches!(what, What::Tail(range) if *range == destination));
-        unmap.into_iter().chain(tail).collect()
+        let mut found = Vec::new();
+        for (index, step) in self.steps.iter().enumerate().skip(self.own).rev() {
+            match step.what {
+                What::Unmap {
+                    range,
+                    may_be_move: true,
+                } if range.start == destination.start && range.covers(destination) => {
+                    let is_last = !found.iter().any(|&(_, odd)| odd < 2);
+                    found.push((index, u32::from(!is_last)));
+                }
+                What::Tail(range) if range == destination => found.push((index, 2)),
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// True when a move that was made with a shorter length may have cut this off.
+    pub(super) fn may_have_cut_off(&self, part: AddrRange) -> bool {
+        without_tail(&self.steps).any(|(remap, _)| remap.source().end == part.start)
     }
 
     pub(super) fn oddity_from(&self, first: usize) -> u32 {

@@ -24,7 +24,7 @@ impl AddressSpace {
     pub fn remap(&mut self, remap: Remap) -> (u64, Option<Place>) {
         let before = self.owes();
         let candidates = self.moves.announcements(&remap);
-        let Some(&first) = candidates.iter().min() else {
+        let Some(first) = candidates.iter().map(|&(index, _)| index).min() else {
             return (self.happened(a_move(remap, None)), None);
         };
         let past = self.undo_from(first);
@@ -37,7 +37,7 @@ impl AddressSpace {
         let now = oddity(None);
         let (then, index) = candidates
             .into_iter()
-            .map(|index| (oddity(Some(index)), index))
+            .map(|(index, odd)| (oddity(Some(index)) + odd, index))
             .min_by_key(|&(oddity, _)| oddity)
             .unwrap_or((now, first));
         // Where both are equally odd, memory left behind by MREMAP_DONTUNMAP is involved, and moves onto other memory are rarer.
@@ -72,10 +72,6 @@ impl AddressSpace {
             match step.what {
                 What::Unmap { range, .. } | What::Tail(range) if place == Some(index) => {
                     self.happened(a_move(remap, Some(range)));
-                    if let (What::Tail(_), Some(it)) = (&step.what, self.moves.steps.last_mut()) {
-                        // Then the move whose tail it seemed to be had none.
-                        it.oddity += 2;
-                    }
                 }
                 _ => {
                     self.happened(step.what.clone());
@@ -129,8 +125,12 @@ impl AddressSpace {
                 nothing_at.extend((!self.registered.any_in(source)).then_some(source));
                 match (onto, self.registered.any_in(place)) {
                     (Some(place), false) => nothing_at.push(place),
-                    // It has left without a word.
-                    (None, true) => step.oddity += 4,
+                    // It has left, and that has yet to be told.
+                    (None, true) => {
+                        let mut parts = self.registered.clone_in(place).into_iter();
+                        let cut_off = parts.all(|(part, _)| self.moves.may_have_cut_off(part));
+                        step.oddity += if cut_off { 1 } else { 4 };
+                    }
                     _ => {}
                 }
                 step.registered = self.registered.take(place);
@@ -178,7 +178,7 @@ impl AddressSpace {
             .map_or(place.end, |(next, _)| next.start);
         let len = room.since(to).min(place.len());
         let copy = Remap { from, to, len };
-        let owed = self.owed.clone().take(copy.source());
+        let owed = self.owed.clone_in(copy.source());
         let owed = owed
             .into_iter()
             .map(|(part, debt)| (copy.moved(part), debt))

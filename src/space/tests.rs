@@ -119,6 +119,8 @@ fn a_tail_that_never_comes_swallows_nothing_later() {
     let mut space = space();
     space.remap(remap(X, Y)); // MREMAP_DONTUNMAP
     space.quiescent();
+    assert_eq!(space.kind_at(Addr(X)), Some(Kind::PRIVATE), "left behind");
+    space.unmap(range(X));
     space.remap(remap(Z, X));
     space.unmap(range(Z));
     space.unmap(range(X));

@@ -247,6 +247,7 @@ impl World {
         self.log(|| format!("t{index} duplicates mm{mm} {source:?} at {to:?}"));
         self.count(Case::Alias);
         self.exclude_second_arrival(mm, &to);
+        self.exclude_left_behind(mm, &to);
         let mut events = VecDeque::new();
         if self.any_registered(mm, &to) {
             events.push_back(Told::Unmap(range(&to)));
