@@ -174,15 +174,16 @@ impl Moves {
     /// most likely the last; or what was taken for the tail of another move.
     pub(super) fn announcements(&self, remap: &Remap) -> Vec<(usize, u32)> {
         let destination = remap.destination();
-        let mut found = Vec::new();
+        let (mut found, mut last) = (Vec::new(), None);
         for (index, step) in self.steps.iter().enumerate().skip(self.own).rev() {
             match step.what {
                 What::Unmap {
                     range,
                     may_be_move: true,
                 } if range.start == destination.start && range.covers(destination) => {
-                    let is_last = !found.iter().any(|&(_, odd)| odd < 2);
-                    found.push((index, u32::from(!is_last)));
+                    let odd = u32::from(last.is_some_and(|last| last != range));
+                    last = last.or(Some(range));
+                    found.push((index, odd));
                 }
                 What::Tail(range) if range == destination => found.push((index, 2)),
                 _ => {}

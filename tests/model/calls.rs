@@ -140,6 +140,7 @@ impl World {
         }
         self.log(|| format!("t{index} unmaps mm{mm} {slots:?}"));
         self.exclude_left_behind(mm, &slots);
+        self.exclude_unmapped_arrival(mm, &slots);
         self.take_away(mm, &slots);
         let event = told.then(|| Told::Unmap(range(&slots)));
         self.tell(index, event.into_iter().collect(), Then::Return);
@@ -169,6 +170,7 @@ impl World {
         let told = self.any_registered(mm, &slots);
         self.log(|| format!("t{index} maps mm{mm} {slots:?} anew"));
         self.exclude_left_behind(mm, &slots);
+        self.exclude_unmapped_arrival(mm, &slots);
         self.take_away(mm, &slots);
         self.mms[mm].slots[slots.clone()].fill(Slot::empty(Mapping::PLAIN));
         self.set_border(mm, slots.start);
@@ -221,15 +223,7 @@ impl World {
         if self.any_move_half_told(mm) {
             self.count(Case::ForkInsideMove);
         }
-        let hidden = |event: &Told| {
-            matches!(
-                event,
-                Told::Remap {
-                    onto_left: true,
-                    ..
-                }
-            )
-        };
+        let hidden = |event: &Told| matches!(event, Told::Remap { left: true, .. });
         if self.any_untold(mm, hidden) {
             self.exclude("a fork in the middle of a move onto what another has left behind");
         }

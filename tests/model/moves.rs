@@ -63,6 +63,7 @@ impl World {
         self.log(|| format!("t{index} cuts mm{mm} {cut:?} off {source:?}"));
         let told = self.any_registered(mm, &cut);
         self.exclude_left_behind(mm, &cut);
+        self.exclude_unmapped_arrival(mm, &cut);
         self.take_away(mm, &cut);
         self.count(Case::Shrunk);
         let event = told.then(|| Told::Unmap(range(&cut)));
@@ -157,14 +158,17 @@ impl World {
             self.count(Case::FixedMove);
             events.push_back(Told::Unmap(range(&to)));
         }
-        let onto_left = self.take_away(mm, &to).iter().any(|slot| slot.left);
+        let mut left = self.take_away(mm, &to).iter().any(|slot| slot.left);
+        left |= self.mms[mm].slots[from.clone()]
+            .iter()
+            .any(|slot| slot.left);
         if registered {
             events.push_back(Told::Remap {
                 from: moved.clone(),
                 to: to.start..to.start + moved.len(),
                 keep,
                 grown: to.len() > moved.len(),
-                onto_left,
+                left,
                 number,
             });
         }
@@ -191,6 +195,18 @@ impl World {
         self.mms[mm].slots[to.clone()].copy_from_slice(&pages);
         self.set_border(mm, to.start);
         self.tell(index, events, Then::Return);
+    }
+
+    /// Memory is unmapped where a move has brought it, which has told only of what was there before.
+    pub(crate) fn exclude_unmapped_arrival(&mut self, mm: usize, place: &Slots) {
+        let arrived = |event: &Told| match event {
+            Told::Remap { to, .. } => to.start < place.end && place.start < to.end,
+            Told::Alias { to, .. } => place.start <= to + AREA && *to < place.end,
+            _ => false,
+        };
+        if self.any_untold(mm, arrived) {
+            self.exclude("unmapped what has come without a word");
+        }
     }
 
     /// Two moves under way to one place: which of them came last, their messages do not tell.
@@ -223,6 +239,10 @@ impl World {
         let grown = |event: &Told| matches!(event, Told::Remap { grown: true, .. });
         if self.any_untold(mm, grown) {
             self.exclude("a move that grows onto something");
+        }
+        let left = |event: &Told| matches!(event, Told::Remap { left: true, .. });
+        if self.any_untold(mm, left) {
+            self.exclude("a move of what was left behind, onto something");
         }
     }
 

@@ -24,8 +24,8 @@ pub(crate) enum Told {
         /// With `MREMAP_DONTUNMAP`.
         keep: bool,
         grown: bool,
-        /// Onto what another such move has left behind.
-        onto_left: bool,
+        /// From or onto what another such move has left behind.
+        left: bool,
         /// Moves are numbered in the order in which they took place.
         number: u32,
     },
