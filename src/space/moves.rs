@@ -181,7 +181,8 @@ impl Moves {
                     range,
                     may_be_move: true,
                 } if range.start == destination.start && range.covers(destination) => {
-                    let odd = u32::from(last.is_some_and(|last| last != range));
+                    let is_another = last.is_some_and(|last| last != range);
+                    let odd = if is_another { 2 } else { 0 };
                     last = last.or(Some(range));
                     found.push((index, odd));
                 }

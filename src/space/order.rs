@@ -28,6 +28,7 @@ impl AddressSpace {
             return (self.happened(a_move(remap, None)), None);
         };
         let past = self.undo_from(first);
+        let before_it = past.iter().map(|step| step.oddity).sum();
         let mut oddity = |place| {
             self.do_again(&past, first, place, remap);
             let oddity = self.moves.oddity_from(first);
@@ -40,8 +41,10 @@ impl AddressSpace {
             .map(|(index, odd)| (oddity(Some(index)) + odd, index))
             .min_by_key(|&(oddity, _)| oddity)
             .unwrap_or((now, first));
-        // Where both are equally odd, memory left behind by MREMAP_DONTUNMAP is involved, and moves onto other memory are rarer.
-        let place = (then < now || then == 0).then_some(index);
+        // If both make it equally odd, and it was not before, memory that MREMAP_DONTUNMAP left behind is involved: then the
+        // later one, because moves onto other memory are rarer.
+        let earlier = then < now || (then == now && then <= before_it);
+        let place = earlier.then_some(index);
         self.do_again(&past, first, place, remap);
         (before.saturating_sub(self.owes()), Some(Place(index)))
     }
