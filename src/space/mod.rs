@@ -220,16 +220,21 @@ impl AddressSpace {
     pub fn fork(&self) -> Self {
         let mut child = self.clone();
         child.moves = self.moves.of_child();
-        let wiped: Vec<AddrRange> = child
+        child.wipe();
+        child
+    }
+
+    /// Memory with `MADV_WIPEONFORK` is owed nothing in a child, wherever it has been moved.
+    fn wipe(&mut self) {
+        let wiped: Vec<AddrRange> = self
             .registered
             .iter()
             .filter(|(_, kind)| kind.wiped_on_fork)
             .map(|(range, _)| range)
             .collect();
         for range in wiped {
-            child.settle(range);
+            self.settle(range);
         }
-        child
     }
 
     /// The kernel says that no call is under way that has not told everything.

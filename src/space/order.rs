@@ -49,10 +49,11 @@ impl AddressSpace {
         (before.saturating_sub(self.owes()), Some(Place(index)))
     }
 
-    /// A move took the place of the UNMAP that was its first word.
+    /// In a child: a move that its parent told of later had taken the place of an UNMAP before the fork.
     pub fn took_place_at(&mut self, place: Place, remap: Remap) {
         let past = self.undo_from(place.0);
         self.do_again(&past, place.0, Some(place.0), remap);
+        self.wipe();
     }
 
     /// True when something that happened after a place concerned memory in a range of which nothing is known.

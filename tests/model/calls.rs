@@ -227,7 +227,7 @@ impl World {
         if self.any_untold(mm, hidden) {
             self.exclude("a fork in the middle of a move onto what another has left behind");
         }
-        let cut = |event: &Told| matches!(event, Told::Unmap(_));
+        let cut = |event: &Told| matches!(event, Told::Cut { .. });
         if self.any_untold(mm, cut) {
             self.exclude("a fork in the middle of a move that cuts something off");
         }

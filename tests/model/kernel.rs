@@ -144,7 +144,7 @@ impl World {
         self.note(mm, &told);
         Some(Message::Event(match told {
             Told::Remove(range) => Event::Remove(range),
-            Told::Unmap(range) | Told::Tail(range) => Event::Unmap(range),
+            Told::Unmap(range) | Told::Tail(range) | Told::Cut { range, .. } => Event::Unmap(range),
             Told::Remap { from, to, .. } => Event::Remap {
                 from: address(from.start),
                 to: address(to.start),

@@ -124,8 +124,8 @@ pub(crate) struct Slot {
     pub(crate) border: bool,
     pub(crate) entry: Entry,
     pub(crate) truth: Truth,
-    /// A move with `MREMAP_DONTUNMAP` has left it behind.
-    pub(crate) left: bool,
+    /// Nobody has told that it is registered: it grew, or a move with `MREMAP_DONTUNMAP` has left it behind.
+    pub(crate) unknown: bool,
 }
 
 impl Slot {
@@ -134,7 +134,7 @@ impl Slot {
         border: false,
         entry: Entry::Missing,
         truth: Truth::Is(Content::Zero),
-        left: false,
+        unknown: false,
     };
 
     /// A missing page that is to read as zeros.

@@ -81,7 +81,10 @@ impl World {
         let Some(mapping) = slots[end - 1].mapping.filter(|it| it.file.is_none()) else {
             return;
         };
-        slots[end] = Slot::empty(mapping);
+        slots[end] = Slot {
+            unknown: true,
+            ..Slot::empty(mapping)
+        };
         self.log(|| format!("t{index} grows mm{mm} by {end}"));
         self.count(Case::Grown);
     }
@@ -142,7 +145,7 @@ impl World {
         let Plan { from, to, keep } = plan;
         let registered = self.mms[mm].slots[from.start].is_registered();
         let moved = from.start..from.start + from.len().min(to.len());
-        self.exclude_second_arrival(mm, &to);
+        self.exclude_second_arrival(mm, &to, false);
         self.exclude_left_behind(mm, &to);
         self.exclude_left_behind(mm, &from);
         self.moves += 1;
@@ -158,10 +161,10 @@ impl World {
             self.count(Case::FixedMove);
             events.push_back(Told::Unmap(range(&to)));
         }
-        let mut left = self.take_away(mm, &to).iter().any(|slot| slot.left);
+        let mut left = self.take_away(mm, &to).iter().any(|slot| slot.unknown);
         left |= self.mms[mm].slots[from.clone()]
             .iter()
-            .any(|slot| slot.left);
+            .any(|slot| slot.unknown);
         if registered {
             events.push_back(Told::Remap {
                 from: moved.clone(),
@@ -174,9 +177,12 @@ impl World {
         }
         if moved.end < from.end {
             let cut = moved.end..from.end;
-            self.take_away(mm, &cut);
+            let unknown = self.take_away(mm, &cut).iter().any(|slot| slot.unknown);
             if registered {
-                events.push_back(Told::Unmap(range(&cut)));
+                events.push_back(Told::Cut {
+                    range: range(&cut),
+                    unknown,
+                });
             }
         }
         let mut pages = self.take_away(mm, &moved);
@@ -184,14 +190,18 @@ impl World {
         if keep {
             self.count(Case::DontUnmap);
             self.mms[mm].slots[moved.clone()].fill(Slot {
-                left: true,
+                unknown: true,
                 ..Slot::empty(mapping)
             });
             self.set_border(mm, moved.start);
         } else if registered {
             events.push_back(Told::Tail(range(&moved)));
         }
-        pages.resize(to.len(), Slot::empty(mapping));
+        let grown = Slot {
+            unknown: true,
+            ..Slot::empty(mapping)
+        };
+        pages.resize(to.len(), grown);
         self.mms[mm].slots[to.clone()].copy_from_slice(&pages);
         self.set_border(mm, to.start);
         self.tell(index, events, Then::Return);
@@ -210,7 +220,7 @@ impl World {
     }
 
     /// Two moves under way to one place: which of them came last, their messages do not tell.
-    fn exclude_second_arrival(&mut self, mm: usize, to: &Slots) {
+    fn exclude_second_arrival(&mut self, mm: usize, to: &Slots, alias: bool) {
         let arrives = |event: &Told| match event {
             Told::Remap { to: other, .. } => other.start < to.end && to.start < other.end,
             Told::Alias { to: other, .. } => to.contains(other),
@@ -219,9 +229,12 @@ impl World {
         if self.any_untold(mm, arrives) {
             self.exclude("two moves to one place");
         }
-        let place = range(to);
-        let cut = |event: &Told| matches!(event, Told::Unmap(cut) if cut.overlaps(place));
-        if self.any_registered(mm, to) && self.any_untold(mm, cut) {
+        let (place, announced) = (range(to), self.any_registered(mm, to));
+        let cut = |event: &Told| {
+            matches!(event, Told::Cut { range, unknown }
+                if range.overlaps(place) && (announced || alias || *unknown))
+        };
+        if self.any_untold(mm, cut) {
             self.exclude("a move to where another one has cut something off");
         }
     }
@@ -266,7 +279,7 @@ impl World {
         };
         self.log(|| format!("t{index} duplicates mm{mm} {source:?} at {to:?}"));
         self.count(Case::Alias);
-        self.exclude_second_arrival(mm, &to);
+        self.exclude_second_arrival(mm, &to, true);
         self.exclude_left_behind(mm, &to);
         let mut events = VecDeque::new();
         if self.any_registered(mm, &to) {

@@ -16,6 +16,12 @@ use crate::rng::Rng;
 pub(crate) enum Told {
     Remove(AddrRange),
     Unmap(AddrRange),
+    /// What a move with a shorter length has cut off.
+    Cut {
+        range: AddrRange,
+        /// Some of it was registered, and nobody had told.
+        unknown: bool,
+    },
     /// The last word of a move: its source is no longer there.
     Tail(AddrRange),
     Remap {
@@ -24,7 +30,7 @@ pub(crate) enum Told {
         /// With `MREMAP_DONTUNMAP`.
         keep: bool,
         grown: bool,
-        /// From or onto what another such move has left behind.
+        /// From or onto memory that nobody has told to be registered.
         left: bool,
         /// Moves are numbered in the order in which they took place.
         number: u32,
