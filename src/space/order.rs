@@ -32,18 +32,23 @@ impl AddressSpace {
         let mut oddity = |place| {
             self.do_again(&past, first, place, remap);
             let oddity = self.moves.oddity_from(first);
+            let moved = &self.moves.steps[place.unwrap_or(first + past.len())].moved;
+            let unknown = moved.is_empty();
             self.undo_from(first);
-            oddity
+            (oddity, unknown)
         };
-        let now = oddity(None);
-        let (then, index) = candidates
+        let (now, _) = oddity(None);
+        let (then, unknown, index) = candidates
             .into_iter()
-            .map(|(index, odd)| (oddity(Some(index)) + odd, index))
-            .min_by_key(|&(oddity, _)| oddity)
-            .unwrap_or((now, first));
+            .map(|(index, odd)| {
+                let (oddity, unknown) = oddity(Some(index));
+                (oddity + odd, unknown, index)
+            })
+            .min_by_key(|&(oddity, ..)| oddity)
+            .unwrap_or((now, true, first));
         // If both make it equally odd, and it was not before, memory that MREMAP_DONTUNMAP left behind is involved: then the
-        // later one, because moves onto other memory are rarer.
-        let earlier = then < now || (then == now && then <= before_it);
+        // later one, because moves onto other memory are rarer. Unless what moved has yet to be told of.
+        let earlier = then < now || (then == now && (then <= before_it || unknown));
         let place = earlier.then_some(index);
         self.do_again(&past, first, place, remap);
         (before.saturating_sub(self.owes()), Some(Place(index)))
@@ -113,6 +118,7 @@ impl AddressSpace {
             }
             What::Remove(range) => {
                 let mut rest = *range;
+                step.oddity += self.partly_unknown(rest);
                 nothing_at.extend((!self.registered.any_in(rest)).then_some(rest));
                 while let Some((part, kind)) = self.registered.first_in(rest) {
                     rest.start = part.end;
@@ -126,6 +132,7 @@ impl AddressSpace {
                 // Moves that grow are rare.
                 step.oddity = if place.len() == remap.len { 0 } else { 2 };
                 let source = remap.source();
+                step.oddity += self.partly_unknown(source);
                 nothing_at.extend((!self.registered.any_in(source)).then_some(source));
                 match (onto, self.registered.any_in(place)) {
                     (Some(place), false) => nothing_at.push(place),
@@ -147,6 +154,17 @@ impl AddressSpace {
         }
         self.moves.steps.push(step);
         before.saturating_sub(self.owes())
+    }
+
+    /// 1 if something is registered in a range, and not in all of it: the kernel moves and drops what is registered.
+    fn partly_unknown(&self, range: AddrRange) -> u32 {
+        let known: u64 = self
+            .registered
+            .clone_in(range)
+            .iter()
+            .map(|(part, _)| part.len())
+            .sum();
+        u32::from(known > 0 && known < range.len())
     }
 
     /// Undoes what happened from a step on, and returns it.
