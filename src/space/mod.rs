@@ -280,4 +280,6 @@ fn whole_pages(range: AddrRange, page_bytes: u64) -> AddrRange {
 }
 
 #[cfg(test)]
+mod order_tests;
+#[cfg(test)]
 mod tests;

@@ -107,7 +107,12 @@ impl AddressSpace {
             }
             What::Alias { from, place, onto } => {
                 let (from, to, onto) = (*from, place.start, *onto);
-                if let Some(range) = onto {
+                // What seems to be there, and was not told to be gone, was taken for the rest of another second place.
+                let assumed = self
+                    .registered
+                    .at(to)
+                    .map(|(there, _)| AddrRange { start: to, ..there });
+                if let Some(range) = onto.or(assumed) {
                     step.registered = self.registered.take(range);
                     step.owed = self.take_owed(range);
                 }

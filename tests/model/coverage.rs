@@ -46,7 +46,8 @@ pub(crate) enum Case {
     Excluded,
 }
 
-const ALL: [Case; 38] = [
+/// All of them.
+pub(crate) const ALL: [Case; 38] = [
     Case::Fault,
     Case::DuplicateFault,
     Case::Present,

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::coverage::{Case, Coverage};
+use crate::coverage::{ALL, Case, Coverage};
 use crate::daemon::Daemon;
 use crate::image::Image;
 use crate::oracle;
@@ -80,11 +80,12 @@ fn number(name: &str) -> Option<u64> {
 
 #[test]
 fn schedules_at_random() {
+    let first = number("MODEL_FIRST").unwrap_or(0);
     let count = number("MODEL_SCHEDULES").unwrap_or(100_000);
     let (mut image, mut coverage, now) = (Image::default(), Coverage::default(), Instant::now());
     let mut failures: Vec<(usize, u64, String)> = Vec::new();
     let (mut excluded, mut excluded_failures, mut steps) = (0, 0, 0);
-    for seed in 0..count {
+    for seed in first..first + count {
         let report = run(seed, &mut image, false, now);
         coverage.add(&report.coverage);
         steps += report.steps;
@@ -111,7 +112,17 @@ fn schedules_at_random() {
             failures.len()
         );
     }
-    let _ = Case::Fault;
+    // The cases that make the rules necessary must have been there, and often.
+    let rare = [Case::OrphanPoison];
+    for case in ALL {
+        let least = if rare.contains(&case) {
+            1
+        } else {
+            count / 1000
+        };
+        let found = coverage.of(case);
+        assert!(found >= least, "{case:?} occurred only {found} times");
+    }
 }
 
 #[test]
