@@ -31,7 +31,7 @@ impl<I: Installer> Session<I> {
             let Some(member) = self.members.get_mut(&id) else {
                 return Turn::Gone;
             };
-            if !member.resolve_echoes() {
+            if !member.is_up_to_date() {
                 break Turn::Soon;
             }
             let rest = AddrRange {

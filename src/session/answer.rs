@@ -7,7 +7,7 @@ use snapshot_format::{PAGE_BYTES, PageNo};
 use super::block::{Block, What};
 use super::fill::Purpose;
 use super::install::{Progress, Put};
-use super::member::Birth;
+use super::member::Member;
 use super::notice::{Notice, OnFailure};
 use super::{Installer, Request, Session, SpaceId, Supplier, Turn};
 use crate::addr::{Addr, AddrRange};
@@ -54,8 +54,7 @@ impl<I: Installer> Session<I> {
 
     fn next_fault(&mut self, id: SpaceId) -> Option<Addr> {
         let member = self.members.get_mut(&id)?;
-        // Moves that are in effect here already come before any page is looked up.
-        if member.broken || !member.resolve_echoes() {
+        if member.broken || !member.is_up_to_date() {
             return None;
         }
         member.waiting.next()
@@ -66,18 +65,20 @@ impl<I: Installer> Session<I> {
         let Some(member) = self.members.get_mut(&id) else {
             return false;
         };
-        if !member.echoes.is_empty() {
-            return true;
-        }
-        if !member.space.wants_quiescence() && member.open_children.is_empty() {
-            return false;
+        let behind = member.may_be_behind();
+        // The last page may be owed to memory that is about to be told of.
+        let must_know = !member.open_children.is_empty()
+            || member.space.remembers_much()
+            || member.space.owes() == 0;
+        if !must_know && !member.space.remembers() {
+            return behind;
         }
         match member.installer.probe(NOWHERE, PAGE_BYTES) {
-            Some(Stop::Changing) => true,
+            Some(Stop::Changing) => behind || must_know,
             Some(Stop::Gone) => false,
             _ => {
                 self.quiescent(id);
-                false
+                behind
             }
         }
     }
@@ -96,7 +97,7 @@ impl<I: Installer> Session<I> {
             if progress != Progress::Changed {
                 return progress;
             }
-            if !member.is_some_and(|member| member.resolve_echoes()) {
+            if !member.is_some_and(Member::is_up_to_date) {
                 return Progress::Refused;
             }
         }
@@ -124,17 +125,18 @@ impl<I: Installer> Session<I> {
                 };
                 self.put_wanted(&request, block, now)
             }
+            // An old message, most likely. But the kernel may have dropped the marker without a word (MADV_GUARD_INSTALL), and
+            // then a wake alone would bring the next message for ever.
             Found::Poisoned => {
-                member.installer.wake(range);
-                self.answered(id, page);
-                Progress::Done
+                let progress = self.put_page(id, range, Put::Poison, now);
+                if progress == Progress::Done {
+                    self.answered(id, page);
+                }
+                progress
             }
             Found::Nothing if member.may_have_been_moved_to(page) => {
-                if matches!(member.birth, Birth::Orphaned(_)) {
-                    let why = "the parent died in the middle of moving memory here";
-                    return self.refuse(id, range, PageNo(0), why, now);
-                }
-                Progress::Refused
+                let why = "the parent died in the middle of moving memory here";
+                self.refuse(id, range, PageNo(0), why, now)
             }
             Found::Nothing => {
                 let progress = self.put_zero_page(id, page, now);
@@ -179,7 +181,7 @@ impl<I: Installer> Session<I> {
             return Turn::Idle;
         }
         match self.put_wanted(request, block, now) {
-            Progress::Done | Progress::Requested => Turn::Idle,
+            Progress::Done | Progress::Requested => self.turn_after_delivery(id),
             Progress::Over => {
                 self.notices.push(Notice::Gone(id));
                 Turn::Gone

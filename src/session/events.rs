@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use snapshot_format::PAGE_BYTES;
 
+use super::member::Echo;
 use super::notice::Notice;
 use super::{Installer, Session, SpaceId};
 use crate::space::Remap;
@@ -62,15 +63,14 @@ impl<I: Installer> Session<I> {
                 self.counts.unmaps += 1;
                 self.counts.removed += member.space.unmap(range) / PAGE_BYTES;
             }
-            Message::Event(Event::Remap { from, to, len: 0 }) => {
-                self.counts.remaps += 1;
-                member.space.alias(from, to);
-            }
             Message::Event(Event::Remap { from, to, len }) => {
                 self.counts.remaps += 1;
                 let remap = Remap { from, to, len };
-                self.counts.removed += member.space.remap(remap) / PAGE_BYTES;
-                self.echo(id, remap);
+                let (removed, place) = member.space.remap(remap);
+                self.counts.removed += removed / PAGE_BYTES;
+                if let Some(place) = place {
+                    self.echo(id, Echo { place, remap });
+                }
             }
             Message::Event(Event::Fork { descriptor }) => {
                 self.counts.forks += 1;
@@ -90,17 +90,20 @@ impl<I: Installer> Session<I> {
         true
     }
 
-    /// Tells the children that may have been forked after this move, although it was told only now, and theirs.
-    fn echo(&mut self, id: SpaceId, remap: Remap) {
+    /// Tells the children of a move that took effect before it was told. It may have done so before they were forked.
+    fn echo(&mut self, id: SpaceId, echo: Echo) {
         let open = self
             .members
             .get(&id)
             .map(|member| member.open_children.clone());
         for child in open.unwrap_or_default() {
-            if let Some(member) = self.members.get_mut(&child) {
-                member.echoes.push_back(remap);
+            let Some(member) = self.members.get_mut(&child) else {
+                continue;
+            };
+            if echo.place < member.forked_at {
+                member.echoes.push_back(echo);
+                self.echo(child, echo);
             }
-            self.echo(child, remap);
         }
     }
 
@@ -109,6 +112,11 @@ impl<I: Installer> Session<I> {
         let Some(member) = self.members.get_mut(&id) else {
             return;
         };
+        if member.may_be_behind() {
+            // As far as it knows. Its children may be behind in the same things.
+            member.space.own_is_told();
+            return;
+        }
         member.space.quiescent();
         for child in std::mem::take(&mut member.open_children) {
             if let Some(child) = self.members.get_mut(&child) {

@@ -7,8 +7,8 @@ use snapshot_format::PAGE_BYTES;
 
 use super::block::{Block, What};
 use super::install::{Progress, Put};
-use super::notice::OnFailure;
-use super::{Installer, Request, Session, SpaceId};
+use super::notice::{Notice, OnFailure};
+use super::{Installer, Request, Session, SpaceId, Turn};
 use crate::addr::{Addr, AddrRange};
 use crate::space::Kind;
 use crate::uffd::Stop;
@@ -54,29 +54,36 @@ impl<I: Installer> Session<I> {
     }
 
     /// Pages that were fetched ahead have come. What is not owed any more, or not there any more, is passed over.
-    pub fn deliver_fill(&mut self, request: &Request, block: &Block, now: Instant) {
-        let Some((at, stop)) = self.fill(request, block, Purpose::Prefill) else {
-            return;
-        };
-        match stop {
+    /// [`Turn::Soon`] means that the messages read meanwhile have faults to be answered.
+    pub fn deliver_fill(&mut self, request: &Request, block: &Block, now: Instant) -> Turn {
+        let id = request.space;
+        match self.fill(request, block, Purpose::Prefill) {
             // Events come first: they are read in the next turn, and these pages asked for again later.
-            Stop::Changing | Stop::Gone | Stop::NoMemory => {}
+            None | Some((_, Stop::Changing | Stop::NoMemory | Stop::Partial | Stop::Present)) => {}
+            Some((_, Stop::Gone)) => {
+                self.notices.push(Notice::Gone(id));
+                return Turn::Gone;
+            }
             // Found out for each page, or they would be asked for for ever.
-            Stop::Unmapped | Stop::Fault => {
+            Some((at, stop @ (Stop::Unmapped | Stop::Fault))) => {
                 let page = AddrRange::at(at, request.needed * PAGE_BYTES);
-                if self.page_is_unmapped(request.space, page, now) == Progress::Changed
-                    && stop == Stop::Fault
-                {
-                    self.put_aside(request.space, page);
+                let progress = self.page_is_unmapped(id, page, now);
+                if progress == Progress::Changed && stop == Stop::Fault {
+                    self.put_aside(id, page);
                 }
             }
-            Stop::Other(errno) => {
-                self.break_down(
-                    request.space,
-                    format!("cannot install the page at {at}: {errno}"),
-                );
+            Some((at, Stop::Other(errno))) => {
+                self.break_down(id, format!("cannot install the page at {at}: {errno}"));
             }
-            Stop::Partial | Stop::Present => {}
+        }
+        self.turn_after_delivery(id)
+    }
+
+    /// What was read meanwhile wants another turn.
+    pub(super) fn turn_after_delivery(&self, id: SpaceId) -> Turn {
+        match self.members.get(&id) {
+            Some(member) if member.waiting.unrequested() > 0 && !member.broken => Turn::Soon,
+            _ => Turn::Idle,
         }
     }
 

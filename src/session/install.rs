@@ -182,10 +182,6 @@ impl<I: Installer> Session<I> {
         let Some(member) = self.members.get_mut(&id) else {
             return Progress::Over;
         };
-        if member.may_be_behind() {
-            // In a child, memory that its parent moved before the fork is elsewhere, and the parent has yet to tell.
-            return Progress::Refused;
-        }
         // A change that was just beginning when the kernel looked would make it refuse now.
         match member.installer.probe(page.start, page.len()) {
             Some(Stop::Unmapped) => {}

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::waiting::Waiting;
 use super::{Installer, SpaceId};
 use crate::addr::{Addr, AddrRange};
-use crate::space::{AddressSpace, Remap};
+use crate::space::{AddressSpace, Place, Remap};
 use crate::uffd::Stop;
 
 /// An address space, and everything that is known about it.
@@ -17,7 +17,9 @@ pub(super) struct Member<I> {
     /// How it came to be, as long as that matters.
     pub(super) birth: Birth,
     /// Moves that the parent told of after the fork, and that may have taken place before it.
-    pub(super) echoes: VecDeque<Remap>,
+    pub(super) echoes: VecDeque<Echo>,
+    /// What it has in common with its parent ends here.
+    pub(super) forked_at: Place,
     /// Children forked since it was last known that nothing is half told.
     pub(super) open_children: Vec<SpaceId>,
     /// The page that was last found occupied when a zero page was to be installed.
@@ -26,6 +28,14 @@ pub(super) struct Member<I> {
     pub(super) fill_from: Addr,
     /// No page can be served any more; those who wait, wait.
     pub(super) broken: bool,
+}
+
+/// A move that an ancestor told of late.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Echo {
+    /// Where it belongs in what the ancestor and the child have in common.
+    pub(super) place: Place,
+    pub(super) remap: Remap,
 }
 
 /// Whether a child may have memory that its parent has not told of yet.
@@ -50,6 +60,7 @@ impl<I: Installer> Member<I> {
             waiting: Waiting::default(),
             birth: Birth::Settled,
             echoes: VecDeque::new(),
+            forked_at: Place::default(),
             open_children: Vec::new(),
             occupied: None,
             fill_from: Addr(0),
@@ -59,12 +70,15 @@ impl<I: Installer> Member<I> {
 
     /// The child that was forked now.
     pub(super) fn fork(&self, installer: I) -> Self {
-        let mut half_told = self.space.half_told();
-        if let Birth::HalfTold(inherited) | Birth::Orphaned(inherited) = &self.birth {
-            half_told.extend(inherited);
-        }
         let mut child = Self::new(installer, self.space.fork());
-        child.birth = Birth::HalfTold(half_told);
+        let half_told = child.space.half_told();
+        if let Birth::Orphaned(places) = &self.birth {
+            child.birth = Birth::Orphaned(places.clone());
+        }
+        if !half_told.is_empty() {
+            child.birth = Birth::HalfTold(half_told);
+        }
+        child.forked_at = child.space.now();
         child.echoes.clone_from(&self.echoes);
         child
     }
@@ -88,22 +102,25 @@ impl<I: Installer> Member<I> {
         }
     }
 
+    /// True when nothing is owed, and nothing that has yet to be told can change that, here or in a child.
+    pub(super) fn is_finished(&self) -> bool {
+        self.space.owes() == 0
+            && !self.space.remembers()
+            && !self.may_be_behind()
+            && self.open_children.is_empty()
+    }
+
     /// True when the model may be behind what the child really has.
     pub(super) fn may_be_behind(&self) -> bool {
         matches!(self.birth, Birth::HalfTold(_)) || !self.echoes.is_empty()
     }
 
-    /// True when something may be at `page` that the model does not know of.
+    /// True when something may be at `page` that the model will never know of.
     pub(super) fn may_have_been_moved_to(&self, page: Addr) -> bool {
-        let (Birth::HalfTold(places) | Birth::Orphaned(places)) = &self.birth else {
-            return !self.echoes.is_empty() && self.space.kind_at(page).is_none();
+        let Birth::Orphaned(places) = &self.birth else {
+            return false;
         };
-        let echoed = self
-            .echoes
-            .iter()
-            .any(|echo| echo.destination().contains(page));
-        self.space.kind_at(page).is_none()
-            && (echoed || places.iter().any(|place| place.contains(page)))
+        self.space.kind_at(page).is_none() && places.iter().any(|place| place.contains(page))
     }
 
     /// Bytes of a page at an address, 4 KiB where nothing is known.
@@ -113,27 +130,46 @@ impl<I: Installer> Member<I> {
             .map_or(snapshot_format::PAGE_BYTES, |kind| kind.page_bytes)
     }
 
-    /// Carries out the moves that took place in this child before it was forked. False when the kernel does not say now.
-    pub(super) fn resolve_echoes(&mut self) -> bool {
+    /// True when all is known that happened before this child was forked. Until then no page can be answered: it may have
+    /// been moved away, or something may have been moved there.
+    pub(super) fn is_up_to_date(&mut self) -> bool {
         while let Some(&echo) = self.echoes.front() {
-            if let Some((part, kind)) = self.first_registered(echo.source()) {
-                match self.installer.probe(part.start, kind) {
-                    Some(Stop::Changing) => return false,
-                    // The source is not here any more, although the child did not move it itself: its messages have been
-                    // read.
-                    Some(Stop::Unmapped) => self.space.echo(echo),
-                    _ => {}
+            match self.took_place_here(echo) {
+                None => return false,
+                Some(true) => {
+                    self.space.took_place_at(echo.place, echo.remap);
                 }
+                Some(false) => {}
             }
             self.echoes.pop_front();
         }
-        true
+        !self.may_be_behind()
     }
 
-    fn first_registered(&self, range: AddrRange) -> Option<(AddrRange, u64)> {
-        self.space
-            .registered()
-            .find(|(registered, _)| registered.overlaps(range))
-            .map(|(registered, kind)| (registered.common(range), kind.page_bytes))
+    /// Whether a move took place before this child was forked, or afterwards in its parent alone. The parent's messages are
+    /// the same: UNMAP X, FORK, REMAP Z→X is what one call tells that moves Z onto X, and what munmap(X) tells and a
+    /// later move. `None` when the kernel does not say now.
+    fn took_place_here(&mut self, echo: Echo) -> Option<bool> {
+        let remap = echo.remap;
+        // Something was there that had come without a word.
+        if self
+            .space
+            .met_unknown_memory(echo.place, remap.destination())
+        {
+            return Some(true);
+        }
+        let page = self.page_bytes(remap.from);
+        // What was moved onto X is registered there. All that the child did itself has been read.
+        match self.installer.probe(remap.to, page) {
+            Some(Stop::Changing) => None,
+            Some(Stop::Unmapped) if self.space.kind_at(remap.from).is_some() => {
+                match self.installer.probe(remap.from, page) {
+                    Some(Stop::Changing) => None,
+                    stop => Some(stop == Some(Stop::Unmapped)),
+                }
+            }
+            Some(_) => Some(false),
+            None => Some(self.space.kind_at(remap.to).is_none()),
+        }
     }
 }

@@ -202,12 +202,11 @@ impl<I: Installer> Session<I> {
             .map_or(0, |member| member.waiting.len())
     }
 
-    /// True when nothing is owed to an address space, and nothing that it has yet to say concerns another one.
+    /// True when nothing is owed to an address space, and nothing that it has yet to say can change that, or concerns another
+    /// one.
     #[must_use]
     pub fn is_finished(&self, id: SpaceId) -> bool {
-        self.members
-            .get(&id)
-            .is_none_or(|member| member.space.owes() == 0 && member.open_children.is_empty())
+        self.members.get(&id).is_none_or(Member::is_finished)
     }
 
     /// Ends an address space: it is finished, or gone. The installer is returned; dropping it lets go of the memory.

@@ -133,14 +133,21 @@ impl<V: Cut> Extents<V> {
 
     /// Takes everything out of `range` and returns it, cut to it, in order.
     pub fn take(&mut self, range: AddrRange) -> Vec<(AddrRange, V)> {
-        let mut taken = Vec::new();
-        let mut rest = range;
-        while let Some((part, value)) = self.first_in(rest) {
-            taken.push((part, value));
-            rest.start = part.end;
-        }
+        let taken = self.clone_in(range);
         self.remove(range);
         taken
+    }
+
+    /// Everything in `range`, cut to it, in order.
+    #[must_use]
+    pub fn clone_in(&self, range: AddrRange) -> Vec<(AddrRange, V)> {
+        let mut found = Vec::new();
+        let mut rest = range;
+        while let Some((part, value)) = self.first_in(rest) {
+            found.push((part, value));
+            rest.start = part.end;
+        }
+        found
     }
 
     fn put(&mut self, range: AddrRange, value: V) {

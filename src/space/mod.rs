@@ -6,18 +6,24 @@
 //!
 //! Beside what is owed it knows which memory is registered, because that is what moves, and what order events come in.
 //! A call that raises several events queues them one after the other, and those of two threads interleave. So the model
-//! keeps what it knows to be half told (`moves.rs`) until the kernel says that nothing is ([`AddressSpace::quiescent`]).
+//! remembers what happened (`moves.rs`), and puts what is told late where it belongs (`order.rs`), until the kernel says
+//! that everything has been told ([`AddressSpace::quiescent`]).
 
 mod extents;
 mod moves;
+mod order;
 
 pub use extents::{Cut, Extents};
 pub use moves::Remap;
+pub use order::Place;
 
 use snapshot_format::{PAGE_BYTES, PageNo};
 
-use self::moves::Moves;
+use self::moves::{Moves, What};
 use crate::addr::{Addr, AddrRange};
+
+/// More steps than this are not remembered without asking whether that is needed.
+const LONG_MEMORY: usize = 256;
 
 /// What is owed at an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,128 +195,75 @@ impl AddressSpace {
 
     /// Pages are dropped (REMOVE): from now on they are zero. Returns how many bytes had been owed.
     pub fn remove(&mut self, range: AddrRange) -> u64 {
-        let mut settled = 0;
-        let mut rest = range;
-        while let Some((part, kind)) = self.registered.first_in(rest) {
-            rest.start = part.end;
-            settled += self.settle(whole_pages(part, kind.page_bytes));
-        }
-        settled
+        self.happened(What::Remove(range))
     }
 
     /// A range was unmapped (UNMAP). Returns how many bytes had been owed.
     pub fn unmap(&mut self, range: AddrRange) -> u64 {
-        if self.moves.is_tail_of_a_move(range) {
-            return 0;
+        if self.moves.awaits_tail(range) {
+            return self.happened(What::Tail(range));
         }
-        self.moves.unmapped(range);
-        self.forget(range)
-    }
-
-    /// Memory moved (REMAP). Returns how many bytes had been owed to what was there before.
-    pub fn remap(&mut self, remap: Remap) -> u64 {
-        self.moves.arrived(remap);
-        self.try_move(remap)
-    }
-
-    /// A shared mapping got a second place (mremap with an old length of 0, which the kernel reports without the new one).
-    /// It is taken to be as long as what is known from `from` on, as far as there is room: what is assumed beyond the
-    /// true end is found to be unmapped when it is to be installed.
-    pub fn alias(&mut self, from: Addr, to: Addr) {
-        let Some((mapping, kind)) = self.registered.at(from) else {
-            return;
-        };
-        let source = AddrRange {
-            start: from,
-            ..mapping
-        };
-        let place = AddrRange::at(to, source.len());
-        let room = self
-            .registered
-            .first_in(place)
-            .map_or(place.end, |(next, _)| next.start);
-        let len = room.since(to).min(source.len());
-        let owed = self.owed.clone().take(AddrRange::at(from, len));
-        self.registered.set(AddrRange::at(to, len), kind);
-        let copy = Remap { from, to, len };
-        for (part, debt) in owed {
-            self.owed.set(copy.moved(part), debt);
-            if debt == Debt::Poisoned {
-                self.poisoned += part.len();
-            }
-        }
-    }
-
-    /// A move that another address space reported, and that took place in this one too, before it was forked.
-    pub fn echo(&mut self, remap: Remap) {
-        self.try_move(remap);
-    }
-
-    /// Moves what the source has, then what waited for that; or lets the move wait.
-    fn try_move(&mut self, remap: Remap) -> u64 {
+        let late = self.moves.excuse(range);
         let mut settled = 0;
-        let mut next = Some(remap);
-        while let Some(remap) = next {
-            if !self.registered.any_in(remap.source()) {
-                self.moves.defer(remap);
-                return settled;
-            }
-            settled += self.carry_out(remap);
-            next = self
-                .moves
-                .take_deferred(|source| self.registered.any_in(source));
+        for part in moves::without(range, &late) {
+            settled += self.happened(What::Unmap {
+                range: part,
+                may_be_move: late.is_empty(),
+            });
         }
         settled
     }
 
-    fn carry_out(&mut self, remap: Remap) -> u64 {
-        let settled = self.forget(remap.destination());
-        for (part, kind) in self.registered.take(remap.source()) {
-            self.registered.set(remap.moved(part), kind);
-        }
-        for (part, debt) in self.owed.take(remap.source()) {
-            self.owed.set(remap.moved(part), debt);
-        }
-        settled
-    }
-
-    fn forget(&mut self, range: AddrRange) -> u64 {
-        self.registered.remove(range);
-        self.settle(range)
-    }
-
-    /// The child that was forked at this point of the messages. What moves later in the parent's messages may already have
-    /// moved in the child: see [`AddressSpace::half_told`].
+    /// The child that was forked at this point of the messages. What its parent has yet to tell of may have taken place in it
+    /// too: see [`AddressSpace::half_told`].
     #[must_use]
     pub fn fork(&self) -> Self {
         let mut child = self.clone();
-        // The rest of what the parent's threads were in the middle of is told to the parent alone.
         child.moves = self.moves.of_child();
-        let wiped: Vec<AddrRange> = child
+        child.wipe();
+        child
+    }
+
+    /// Memory with `MADV_WIPEONFORK` is owed nothing in a child, wherever it has been moved.
+    fn wipe(&mut self) {
+        let wiped: Vec<AddrRange> = self
             .registered
             .iter()
             .filter(|(_, kind)| kind.wiped_on_fork)
             .map(|(range, _)| range)
             .collect();
         for range in wiped {
-            child.settle(range);
+            self.settle(range);
         }
-        child
     }
 
-    /// The kernel says that no call is under way that has not told everything. What still waits for more is void.
+    /// The kernel says that no call is under way that has not told everything.
     pub fn quiescent(&mut self) {
+        for (range, kind) in self.moves.left_behind() {
+            self.registered.set(range, kind);
+        }
         self.moves.clear();
     }
 
-    /// True when it matters to know whether [`AddressSpace::quiescent`] holds.
+    /// The same, of a child, whose parent may yet tell of what happened before the fork.
+    pub fn own_is_told(&mut self) {
+        self.moves.own_is_told();
+    }
+
+    /// True when it is worth asking whether [`AddressSpace::quiescent`] holds.
     #[must_use]
-    pub fn wants_quiescence(&self) -> bool {
-        self.moves.any_deferred()
+    pub fn remembers(&self) -> bool {
+        !self.moves.steps.is_empty()
+    }
+
+    /// True when it must be asked until it does.
+    #[must_use]
+    pub fn remembers_much(&self) -> bool {
+        self.moves.steps.len() > LONG_MEMORY
     }
 
     /// Where something may have happened that has been told in part: memory may be at these addresses that the model does
-    /// not know of yet.
+    /// not know of yet, and it may have left others.
     #[must_use]
     pub fn half_told(&self) -> Vec<AddrRange> {
         self.moves.half_told()
@@ -326,5 +279,7 @@ fn whole_pages(range: AddrRange, page_bytes: u64) -> AddrRange {
     }
 }
 
+#[cfg(test)]
+mod order_tests;
 #[cfg(test)]
 mod tests;

@@ -1,21 +1,29 @@
-//! What is half told about memory that moves.
+//! Memory that moves, and what order that is told in.
 //!
-//! mremap(2) raises REMAP(source) and then UNMAP(source), each queued only after the one before was read, so the events of
-//! two threads mix:
+//! A call takes effect at once and tells afterwards, one event at a time, each queued only after the one before was read.
+//! So the *first* events of all calls come in the order in which the calls took effect, and later ones come late:
 //!
-//! * *Late UNMAP.* T0 moves X to Y, T1 moves Z to X, and the messages are REMAP X→Y, REMAP Z→X, UNMAP X, UNMAP Z. The UNMAP of
-//!   X is the tail of T0's move; X is alive. So every REMAP announces a tail, and exactly that UNMAP is swallowed.
-//! * *Inversion.* A move onto registered memory (MREMAP_FIXED) tells UNMAP(destination) first, and a later move of another
-//!   thread can overtake its REMAP: UNMAP X, REMAP X→Y, REMAP Z→X is what is told of Z→X, X→Y. A REMAP whose source holds
-//!   nothing that is registered waits, therefore, until another one brings something there.
+//! * mremap(2) onto registered memory (MREMAP_FIXED) tells UNMAP(destination), REMAP, UNMAP(source); any other tells REMAP,
+//!   UNMAP(source). With MREMAP_DONTUNMAP there is no UNMAP(source), with a shorter length an UNMAP of what was cut off.
+//! * munmap(2) tells one UNMAP, madvise(2) one REMOVE after the other.
 //!
-//! Measured over 1,500 races of two threads: applying events literally is wrong 1,404 times, swallowing tails without
-//! deferral 933 times, both together never.
+//! From this follows where a late event belongs:
 //!
-//! Both lists are void as soon as the kernel's count of changes under way (`mmap_changing` in fs/userfaultfd.c) is zero: it
-//! is raised before anything moves and lowered when the last event of the call has been read. That keeps a tail that
-//! never comes (MREMAP_DONTUNMAP has none) from swallowing an unrelated munmap(2) later.
+//! * *Late UNMAP.* T0 moves X to Y, T1 moves Z to X: REMAP X→Y, REMAP Z→X, UNMAP X, UNMAP Z. Every REMAP announces the UNMAP of its
+//!   source, and exactly that one is swallowed.
+//! * *Late REMAP.* T0 moves Z onto X, T1 does anything: UNMAP X, *anything*, REMAP Z→X. The move took effect when UNMAP X was
+//!   told. So what happened since is undone, the move takes the place of that UNMAP, and the rest is done again. If the anything
+//!   was a move of X to Y, it moves what came from Z; if it was a REMOVE of X, that is what it drops; if it was another
+//!   move to Z, or an UNMAP of Z, it does not concern what had been there before.
+//! * *Late cut.* A move to a place that is occupied as far as we know, and no UNMAP of that place: what was there had left
+//!   before, and that is yet to be told. The UNMAP that tells of it does not concern what has come.
+//!
+//! What has been told of is kept for as long as something may come late: until the kernel's count of changes under way
+//! (`mmap_changing` in fs/userfaultfd.c) is zero, which is raised before anything moves and lowered when the last event of
+//! the call has been read. While it is not, nothing can be installed, so nothing is done on the strength of a wrong order.
 
+use super::extents::Cut;
+use super::{Debt, Kind};
 use crate::addr::{Addr, AddrRange};
 
 /// Memory moved.
@@ -25,7 +33,7 @@ pub struct Remap {
     pub from: Addr,
     /// Where it is.
     pub to: Addr,
-    /// Length in bytes.
+    /// Length in bytes; 0 if a shared mapping has got a second place, beside the one it has. How much of it, nobody tells.
     pub len: u64,
 }
 
@@ -47,81 +55,269 @@ impl Remap {
     pub fn moved(&self, part: AddrRange) -> AddrRange {
         AddrRange::at(self.to.plus(part.start.since(self.from)), part.len())
     }
+
+    /// The way back.
+    pub(super) fn reversed(&self) -> Self {
+        Self {
+            from: self.to,
+            to: self.from,
+            len: self.len,
+        }
+    }
 }
 
-/// What is half told.
+/// Something that happened, as far as it can be undone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Step {
+    pub(super) what: What,
+    /// What it took away.
+    pub(super) registered: Vec<(AddrRange, Kind)>,
+    pub(super) owed: Vec<(AddrRange, Debt)>,
+    /// How what it moved was registered, where that was.
+    pub(super) moved: Vec<(AddrRange, Kind)>,
+    /// How little it fits to what was there: 0 if it does, 1 if something that has yet to be told may explain it.
+    pub(super) oddity: u32,
+}
+
+impl Step {
+    pub(super) fn new(what: What) -> Self {
+        Self {
+            what,
+            registered: Vec::new(),
+            owed: Vec::new(),
+            moved: Vec::new(),
+            oddity: 0,
+        }
+    }
+}
+
+impl Step {
+    fn moved_from(&self) -> Option<AddrRange> {
+        match &self.what {
+            What::Move { remap, .. } => Some(remap.source()),
+            _ => None,
+        }
+    }
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum What {
+    /// Unmapped. May be the first word of a move onto it, unless it is known to be something else.
+    Unmap { range: AddrRange, may_be_move: bool },
+    /// The UNMAP of the source of a move, most likely: it says nothing new.
+    Tail(AddrRange),
+    /// Pages were dropped.
+    Remove(AddrRange),
+    /// Memory moved.
+    Move {
+        remap: Remap,
+        /// What was unmapped to make room, where that was told.
+        onto: Option<AddrRange>,
+        /// What was in its way although nobody had told that it was unmapped, and then somebody did.
+        excused: Vec<AddrRange>,
+    },
+    /// A shared mapping got a second place. It is taken to be as long as what is known at the first, as far as there is
+    /// room: what is assumed beyond the true end is found to be unmapped when it is to be installed.
+    Alias {
+        from: Addr,
+        place: AddrRange,
+        /// What was unmapped to make room, where that was told.
+        onto: Option<AddrRange>,
+    },
+}
+
+/// What happened since it was last known that nothing is half told, in the order in which it took effect.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Moves {
-    /// Sources of moves whose UNMAP has not come yet.
-    tails: Vec<AddrRange>,
-    /// Moves that wait for their source.
-    deferred: Vec<Remap>,
-    /// Other unmapped ranges: one may be the first word of a move onto it.
-    unmapped: Vec<AddrRange>,
+    pub(super) steps: Vec<Step>,
+    /// Steps before this one are another address space's, from which this one was forked, or told in full.
+    own: usize,
 }
 
 impl Moves {
-    /// A REMAP has come; its tail will.
-    pub(super) fn arrived(&mut self, remap: Remap) {
-        self.tails.push(remap.source());
-        // If this range's UNMAP announced this move, all is told now.
-        if let Some(at) = self
-            .unmapped
-            .iter()
-            .position(|&range| range == remap.destination())
-        {
-            self.unmapped.remove(at);
-        }
+    /// True when the UNMAP that belongs to a REMAP with this source has not come yet.
+    pub(super) fn awaits_tail(&self, range: AddrRange) -> bool {
+        let own = self.own.min(self.steps.len());
+        without_tail(&self.steps[own..]).any(|(remap, _)| remap.source() == range)
     }
 
-    /// True, once, for the UNMAP that belongs to a REMAP.
-    pub(super) fn is_tail_of_a_move(&mut self, range: AddrRange) -> bool {
-        match self.tails.iter().position(|&tail| tail == range) {
-            Some(at) => {
-                self.tails.remove(at);
-                true
+    /// The parts of an unmapped range that had been left before what is there now came.
+    pub(super) fn excuse(&mut self, range: AddrRange) -> Vec<AddrRange> {
+        let mut late = Vec::new();
+        for step in self.own_steps() {
+            let What::Move {
+                onto: None,
+                excused,
+                ..
+            } = &mut step.what
+            else {
+                continue;
+            };
+            for (part, _) in &step.registered {
+                let part = part.common(range);
+                if !part.is_empty() && !excused.iter().any(|other| other.overlaps(part)) {
+                    excused.push(part);
+                    late.push(part);
+                }
             }
-            None => false,
         }
+        late
     }
 
-    pub(super) fn unmapped(&mut self, range: AddrRange) {
-        self.unmapped.push(range);
+    fn own_steps(&mut self) -> impl Iterator<Item = &mut Step> {
+        let own = self.own.min(self.steps.len());
+        self.steps[own..].iter_mut()
     }
 
-    pub(super) fn defer(&mut self, remap: Remap) {
-        self.deferred.push(remap);
-    }
-
-    /// The first deferred move whose source is there by now.
-    pub(super) fn take_deferred(&mut self, is_there: impl Fn(AddrRange) -> bool) -> Option<Remap> {
-        let at = self
-            .deferred
-            .iter()
-            .position(|remap| is_there(remap.source()))?;
-        Some(self.deferred.remove(at))
-    }
-
-    pub(super) fn any_deferred(&self) -> bool {
-        !self.deferred.is_empty()
-    }
-
-    /// What a child inherits: the moves that wait have taken place in it too. No tail will be told to it.
-    pub(super) fn of_child(&self) -> Self {
-        Self {
-            deferred: self.deferred.clone(),
-            ..Self::default()
+    /// Steps that may have been the first word of this move, and how odd that would be of them: an UNMAP of its destination,
+    /// most likely the last; or what was taken for the tail of another move.
+    pub(super) fn announcements(&self, remap: &Remap) -> Vec<(usize, u32)> {
+        let destination = remap.destination();
+        let (mut found, mut last) = (Vec::new(), None);
+        for (index, step) in self.steps.iter().enumerate().skip(self.own).rev() {
+            match step.what {
+                What::Unmap {
+                    range,
+                    may_be_move: true,
+                } if range.start == destination.start && range.covers(destination) => {
+                    let is_another = last.is_some_and(|last| last != range);
+                    let odd = if is_another { 2 } else { 0 };
+                    last = last.or(Some(range));
+                    found.push((index, odd));
+                }
+                What::Tail(range) if range == destination => found.push((index, 2)),
+                _ => {}
+            }
         }
+        found
     }
 
+    /// True when a move that was made with a shorter length may have cut this off.
+    pub(super) fn may_have_cut_off(&self, part: AddrRange) -> bool {
+        without_tail(&self.steps).any(|(remap, _)| remap.source().end == part.start)
+    }
+
+    pub(super) fn oddity_from(&self, first: usize) -> u32 {
+        self.steps[first..].iter().map(|step| step.oddity).sum()
+    }
+
+    /// True when memory may have come to a place, or stayed there, that has not been told of.
+    pub(super) fn may_be_at(&self, place: AddrRange) -> bool {
+        // A move with MREMAP_DONTUNMAP leaves its source behind. Onto other memory such moves are rare.
+        without_tail(&self.steps)
+            .any(|(remap, onto)| onto.is_none() && remap.source().overlaps(place))
+            || self.half_told().iter().any(|half| half.overlaps(place))
+    }
+
+    /// Where memory may be that has not been told of: behind each UNMAP that may be the first word of a move.
     pub(super) fn half_told(&self) -> Vec<AddrRange> {
-        let destinations = self.deferred.iter().map(Remap::destination);
-        self.unmapped.iter().copied().chain(destinations).collect()
+        let place = |step: &Step| match &step.what {
+            What::Unmap {
+                range,
+                may_be_move: true,
+            } => Some(*range),
+            _ => None,
+        };
+        let first: Vec<AddrRange> = self.steps.iter().filter_map(place).collect();
+        if first.is_empty() {
+            return first;
+        }
+        // And where it has been moved on to since.
+        let on = self.steps.iter().filter_map(|step| match &step.what {
+            What::Move { remap, .. } => Some(remap.destination()),
+            What::Alias { place, .. } => Some(*place),
+            _ => None,
+        });
+        first.into_iter().chain(on).collect()
+    }
+
+    /// What a child inherits: its parent's past, and none of what its parent has yet to tell.
+    pub(super) fn of_child(&self) -> Self {
+        if self.half_told().is_empty() {
+            return Self::default();
+        }
+        Self {
+            steps: self.steps.clone(),
+            own: self.steps.len(),
+        }
+    }
+
+    /// What moved and is still registered where it was, and empty, now that everything has been told: such a move has no
+    /// UNMAP of its source (MREMAP_DONTUNMAP).
+    pub(super) fn left_behind(&self) -> Vec<(AddrRange, Kind)> {
+        let mut open: Vec<&Step> = Vec::new();
+        for step in &self.steps[self.own.min(self.steps.len())..] {
+            let over = match &step.what {
+                What::Tail(range) => {
+                    let is_it = |other: &&Step| other.moved_from() == Some(*range);
+                    if let Some(at) = open.iter().position(is_it) {
+                        open.remove(at);
+                    }
+                    continue;
+                }
+                What::Remove(_) => continue,
+                What::Unmap { range, .. } => vec![*range],
+                What::Alias { place, .. } => vec![*place],
+                What::Move { remap, onto, .. } => {
+                    vec![remap.source(), onto.unwrap_or(remap.destination())]
+                }
+            };
+            open.retain(|other| {
+                !over
+                    .iter()
+                    .any(|place| other.moved_from().is_some_and(|from| from.overlaps(*place)))
+            });
+            if step.moved_from().is_some() {
+                open.push(step);
+            }
+        }
+        open.iter()
+            .flat_map(|step| step.moved.iter().copied())
+            .collect()
+    }
+
+    /// All of the past has been told, as far as it is this address space's own.
+    pub(super) fn own_is_told(&mut self) {
+        self.own = self.steps.len();
     }
 
     pub(super) fn clear(&mut self) {
-        self.tails.clear();
-        self.deferred.clear();
-        self.unmapped.clear();
+        self.steps.clear();
+        self.own = 0;
     }
+}
+
+/// The moves of which the UNMAP of the source has not come, and onto what they went.
+fn without_tail(steps: &[Step]) -> impl Iterator<Item = (Remap, Option<AddrRange>)> {
+    let mut open: Vec<(Remap, Option<AddrRange>)> = Vec::new();
+    for step in steps {
+        match step.what {
+            What::Move { remap, onto, .. } => open.push((remap, onto)),
+            What::Tail(range) => {
+                if let Some(at) = open.iter().position(|(remap, _)| remap.source() == range) {
+                    open.remove(at);
+                }
+            }
+            _ => {}
+        }
+    }
+    open.into_iter()
+}
+
+/// The parts of `whole` outside `holes`.
+pub(super) fn without(whole: AddrRange, holes: &[AddrRange]) -> Vec<AddrRange> {
+    #[derive(Clone, Copy, PartialEq)]
+    struct There;
+    impl Cut for There {
+        fn cut(self, _: u64) -> Self {
+            self
+        }
+    }
+    let mut rest = super::Extents::default();
+    rest.set(whole, There);
+    for &hole in holes {
+        rest.remove(hole);
+    }
+    rest.iter().map(|(range, _)| range).collect()
 }

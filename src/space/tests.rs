@@ -2,17 +2,17 @@
 
 use super::*;
 
-const X: u64 = 0x10_0000;
-const Y: u64 = 0x20_0000;
-const Z: u64 = 0x30_0000;
-const LEN: u64 = 0x4000;
+pub(super) const X: u64 = 0x10_0000;
+pub(super) const Y: u64 = 0x20_0000;
+pub(super) const Z: u64 = 0x30_0000;
+pub(super) const LEN: u64 = 0x4000;
 const ALL: AddrRange = AddrRange::new(0, u64::MAX);
 
-fn range(start: u64) -> AddrRange {
+pub(super) fn range(start: u64) -> AddrRange {
     AddrRange::new(start, start + LEN)
 }
 
-fn remap(from: u64, to: u64) -> Remap {
+pub(super) fn remap(from: u64, to: u64) -> Remap {
     Remap {
         from: Addr(from),
         to: Addr(to),
@@ -21,7 +21,7 @@ fn remap(from: u64, to: u64) -> Remap {
 }
 
 /// X owes pages 0 to 3, Z pages 100 to 103.
-fn space() -> AddressSpace {
+pub(super) fn space() -> AddressSpace {
     let mut space = AddressSpace::new();
     for (start, page) in [(X, 0), (Z, 100)] {
         space.register(range(start), Kind::PRIVATE);
@@ -30,7 +30,7 @@ fn space() -> AddressSpace {
     space
 }
 
-fn at(space: &AddressSpace, address: u64) -> Found {
+pub(super) fn at(space: &AddressSpace, address: u64) -> Found {
     space.at(Addr(address))
 }
 
@@ -63,68 +63,6 @@ fn a_move_and_its_tail() {
     assert_eq!(space.owes(), 2 * LEN);
     space.unmap(range(Y));
     assert_eq!(space.owes(), LEN);
-}
-
-#[test]
-fn a_late_unmap_does_not_hit_what_has_moved_there() {
-    let mut space = space();
-    space.remap(remap(X, Y));
-    space.remap(remap(Z, X));
-    space.unmap(range(X));
-    space.unmap(range(Z));
-    assert_eq!(at(&space, X), Found::Owed(PageNo(100)));
-    assert_eq!(at(&space, Y), Found::Owed(PageNo(0)));
-}
-
-#[test]
-fn a_move_that_overtook_another_waits_for_it() {
-    let mut space = space();
-    // What is told of Z→X (onto X), X→Y.
-    space.unmap(range(X));
-    space.remap(remap(X, Y));
-    assert!(space.wants_quiescence());
-    space.remap(remap(Z, X));
-    space.unmap(range(X));
-    space.unmap(range(Z));
-    assert_eq!(at(&space, Y), Found::Owed(PageNo(100)));
-    assert_eq!(space.owes(), LEN);
-    assert!(!space.wants_quiescence());
-}
-
-#[test]
-fn the_tail_of_a_waiting_move_may_come_first() {
-    let mut space = space();
-    space.unmap(range(X));
-    space.remap(remap(X, Y));
-    space.unmap(range(X));
-    space.remap(remap(Z, X));
-    assert_eq!(at(&space, Y), Found::Owed(PageNo(100)));
-    space.unmap(range(Z));
-    space.remap(remap(Y, X));
-    space.unmap(range(Y));
-    space.unmap(range(X));
-    assert_eq!(space.owes(), 0, "the munmap at the end is a real one");
-}
-
-#[test]
-fn what_waits_when_all_is_told_was_nothing() {
-    let mut space = space();
-    // Memory that nobody knows of moves, and much later something else moves to where it was.
-    space.remap(remap(0x90_0000, Y));
-    space.quiescent();
-    space.remap(remap(Z, 0x90_0000));
-    assert_eq!(at(&space, 0x90_0000), Found::Owed(PageNo(100)));
-}
-
-#[test]
-fn a_tail_that_never_comes_swallows_nothing_later() {
-    let mut space = space();
-    space.remap(remap(X, Y)); // MREMAP_DONTUNMAP
-    space.quiescent();
-    space.remap(remap(Z, X));
-    space.unmap(range(Z));
-    space.unmap(range(X));
-    assert_eq!(at(&space, X), Found::Nothing);
 }
 
 #[test]
@@ -171,18 +109,6 @@ fn a_child_owes_the_same_and_goes_its_own_way() {
         LEN,
         "no tail of the parent's is swallowed in the child"
     );
-}
-
-#[test]
-fn a_child_forked_in_the_middle_of_a_move() {
-    let mut parent = space();
-    parent.unmap(range(X));
-    let mut child = parent.fork();
-    assert_eq!(parent.half_told(), [range(X)]);
-    parent.remap(remap(Z, X));
-    assert!(parent.half_told().is_empty());
-    child.echo(remap(Z, X));
-    assert_eq!(at(&child, X), Found::Owed(PageNo(100)));
 }
 
 #[test]
@@ -277,7 +203,11 @@ fn a_second_place_of_a_shared_mapping_is_owed_the_same() {
     );
     space.settle(AddrRange::new(X, X + 0x1000));
     space.register(AddrRange::new(Y + 0x3000, Y + LEN), Kind::PRIVATE);
-    space.alias(Addr(X), Addr(Y));
+    space.remap(Remap {
+        from: Addr(X),
+        to: Addr(Y),
+        len: 0,
+    });
     assert_eq!(
         at(&space, Y),
         Found::Nothing,

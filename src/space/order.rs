@@ -1,0 +1,270 @@
+//! Doing and undoing: what is told late is put where it belongs among what happened.
+
+use super::moves::{Remap, Step, What};
+use super::{AddressSpace, Debt, Kind, whole_pages};
+use crate::addr::{Addr, AddrRange};
+
+/// Which of the things that happened, counted from when everything was last known to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Place(usize);
+
+impl AddressSpace {
+    /// The end of what has happened.
+    #[must_use]
+    pub fn now(&self) -> Place {
+        Place(self.moves.steps.len())
+    }
+
+    /// Memory moved (REMAP). Returns how many bytes had been owed to what was there before, and, if the move may have taken
+    /// effect before other things that were told first, where among them.
+    ///
+    /// An UNMAP of its destination may have been its first word, or a munmap(2) of its own. What happened in between
+    /// decides: the kernel tells of memory that is there, so the better order is the one in which fewer events concern
+    /// nothing.
+    pub fn remap(&mut self, remap: Remap) -> (u64, Option<Place>) {
+        let before = self.owes();
+        let candidates = self.moves.announcements(&remap);
+        let Some(first) = candidates.iter().map(|&(index, _)| index).min() else {
+            return (self.happened(a_move(remap, None)), None);
+        };
+        let past = self.undo_from(first);
+        let before_it = past.iter().map(|step| step.oddity).sum();
+        let mut oddity = |place| {
+            self.do_again(&past, first, place, remap);
+            let oddity = self.moves.oddity_from(first);
+            let moved = &self.moves.steps[place.unwrap_or(first + past.len())].moved;
+            let unknown = moved.is_empty();
+            self.undo_from(first);
+            (oddity, unknown)
+        };
+        let (now, _) = oddity(None);
+        let (then, unknown, index) = candidates
+            .into_iter()
+            .map(|(index, odd)| {
+                let (oddity, unknown) = oddity(Some(index));
+                (oddity + odd, unknown, index)
+            })
+            .min_by_key(|&(oddity, ..)| oddity)
+            .unwrap_or((now, true, first));
+        // If both make it equally odd, and it was not before, memory that MREMAP_DONTUNMAP left behind is involved: then the
+        // later one, because moves onto other memory are rarer. Unless what moved has yet to be told of.
+        let earlier = then < now || (then == now && (then <= before_it || unknown));
+        let place = earlier.then_some(index);
+        self.do_again(&past, first, place, remap);
+        (before.saturating_sub(self.owes()), Some(Place(index)))
+    }
+
+    /// In a child: a move that its parent told of later had taken the place of an UNMAP before the fork.
+    pub fn took_place_at(&mut self, place: Place, remap: Remap) {
+        let past = self.undo_from(place.0);
+        self.do_again(&past, place.0, Some(place.0), remap);
+        self.wipe();
+    }
+
+    /// True when something that happened after a place concerned memory in a range of which nothing is known.
+    #[must_use]
+    pub fn met_unknown_memory(&self, after: Place, range: AddrRange) -> bool {
+        let later = self.moves.steps.get(after.0 + 1..).unwrap_or_default();
+        later.iter().any(|step| {
+            step.oddity > 0
+                && match &step.what {
+                    What::Unmap { range: it, .. } | What::Remove(it) => it.overlaps(range),
+                    What::Move { remap, .. } => remap.source().overlaps(range),
+                    _ => false,
+                }
+        })
+    }
+
+    /// Does again what was undone from a step on, with a move in the place of one step, or behind all.
+    fn do_again(&mut self, past: &[Step], first: usize, place: Option<usize>, remap: Remap) {
+        for (index, step) in (first..).zip(past) {
+            match step.what {
+                What::Unmap { range, .. } | What::Tail(range) if place == Some(index) => {
+                    self.happened(a_move(remap, Some(range)));
+                }
+                _ => {
+                    self.happened(step.what.clone());
+                }
+            }
+        }
+        if place.is_none() {
+            self.happened(a_move(remap, None));
+        }
+    }
+
+    /// Something happened. Returns how many bytes had been owed to what is not there any more.
+    pub(super) fn happened(&mut self, what: What) -> u64 {
+        let before = self.owes();
+        let mut step = Step::new(what);
+        // Places where there should have been something, and nothing is known.
+        let mut nothing_at = Vec::new();
+        match &step.what {
+            What::Tail(_) => {}
+            What::Unmap { range, .. } => {
+                step.registered = self.registered.take(*range);
+                step.owed = self.take_owed(*range);
+                nothing_at.extend(step.registered.is_empty().then_some(*range));
+            }
+            What::Alias { from, place, onto } => {
+                let (from, to, onto) = (*from, place.start, *onto);
+                // What seems to be there, and was not told to be gone, was taken for the rest of another second place.
+                let assumed = self
+                    .registered
+                    .at(to)
+                    .map(|(there, _)| AddrRange { start: to, ..there });
+                if let Some(range) = onto.or(assumed) {
+                    step.registered = self.registered.take(range);
+                    step.owed = self.take_owed(range);
+                }
+                let most = onto.map_or(u64::MAX, AddrRange::len);
+                let place = self.duplicate(from, to, most);
+                nothing_at.extend(place.is_empty().then_some(AddrRange::at(from, 1)));
+                step.what = What::Alias { from, place, onto };
+            }
+            What::Remove(range) => {
+                let mut rest = *range;
+                step.oddity += self.partly_unknown(rest);
+                nothing_at.extend((!self.registered.any_in(rest)).then_some(rest));
+                while let Some((part, kind)) = self.registered.first_in(rest) {
+                    rest.start = part.end;
+                    step.owed
+                        .extend(self.take_owed(whole_pages(part, kind.page_bytes)));
+                }
+            }
+            What::Move { remap, onto, .. } => {
+                let (remap, onto) = (*remap, *onto);
+                let place = onto.unwrap_or(remap.destination());
+                // Moves that grow are rare.
+                step.oddity = if place.len() == remap.len { 0 } else { 2 };
+                let source = remap.source();
+                step.oddity += self.partly_unknown(source);
+                nothing_at.extend((!self.registered.any_in(source)).then_some(source));
+                match (onto, self.registered.any_in(place)) {
+                    (Some(place), false) => nothing_at.push(place),
+                    // It has left, and that has yet to be told.
+                    (None, true) => {
+                        let mut parts = self.registered.clone_in(place).into_iter();
+                        let cut_off = parts.all(|(part, _)| self.moves.may_have_cut_off(part));
+                        step.oddity += if cut_off { 1 } else { 4 };
+                    }
+                    _ => {}
+                }
+                step.registered = self.registered.take(place);
+                step.owed = self.take_owed(place);
+                step.moved = self.shift(remap);
+            }
+        }
+        for place in nothing_at {
+            step.oddity += if self.moves.may_be_at(place) { 1 } else { 2 };
+        }
+        self.moves.steps.push(step);
+        before.saturating_sub(self.owes())
+    }
+
+    /// 1 if something is registered in a range, and not in all of it: the kernel moves and drops what is registered.
+    fn partly_unknown(&self, range: AddrRange) -> u32 {
+        let known: u64 = self
+            .registered
+            .clone_in(range)
+            .iter()
+            .map(|(part, _)| part.len())
+            .sum();
+        u32::from(known > 0 && known < range.len())
+    }
+
+    /// Undoes what happened from a step on, and returns it.
+    fn undo_from(&mut self, index: usize) -> Vec<Step> {
+        let mut undone = self.moves.steps.split_off(index);
+        for step in undone.iter_mut().rev() {
+            match &step.what {
+                What::Move { remap, .. } => {
+                    self.shift(remap.reversed());
+                }
+                What::Alias { place, .. } => {
+                    self.registered.remove(*place);
+                    self.take_owed(*place);
+                }
+                What::Unmap { .. } | What::Tail(_) | What::Remove(_) => {}
+            }
+            let registered = std::mem::take(&mut step.registered);
+            let owed = std::mem::take(&mut step.owed);
+            self.put_back(registered, owed);
+        }
+        undone
+    }
+
+    /// Gives a shared mapping a second place, of `most` bytes at most. Returns it.
+    fn duplicate(&mut self, from: Addr, to: Addr, most: u64) -> AddrRange {
+        let Some((mapping, kind)) = self.registered.at(from) else {
+            return AddrRange::at(to, 0);
+        };
+        let place = AddrRange::at(to, mapping.end.since(from).min(most));
+        let room = self
+            .registered
+            .first_in(place)
+            .map_or(place.end, |(next, _)| next.start);
+        let len = room.since(to).min(place.len());
+        let copy = Remap { from, to, len };
+        let owed = self.owed.clone_in(copy.source());
+        let owed = owed
+            .into_iter()
+            .map(|(part, debt)| (copy.moved(part), debt))
+            .collect();
+        self.put_back(Vec::new(), owed);
+        self.registered.set(copy.destination(), kind);
+        copy.destination()
+    }
+
+    /// Moves what is known. Returns how it was registered.
+    fn shift(&mut self, remap: Remap) -> Vec<(AddrRange, Kind)> {
+        let moved = self.registered.take(remap.source());
+        for &(part, kind) in &moved {
+            self.registered.set(remap.moved(part), kind);
+        }
+        for (part, debt) in self.owed.take(remap.source()) {
+            self.owed.set(remap.moved(part), debt);
+        }
+        moved
+    }
+
+    fn take_owed(&mut self, range: AddrRange) -> Vec<(AddrRange, Debt)> {
+        let taken = self.owed.take(range);
+        for (part, debt) in &taken {
+            if *debt == Debt::Poisoned {
+                self.poisoned -= part.len();
+            }
+        }
+        taken
+    }
+
+    pub(super) fn put_back(
+        &mut self,
+        registered: Vec<(AddrRange, Kind)>,
+        owed: Vec<(AddrRange, Debt)>,
+    ) {
+        for (part, kind) in registered {
+            self.registered.set(part, kind);
+        }
+        for (part, debt) in owed {
+            if debt == Debt::Poisoned {
+                self.poisoned += part.len();
+            }
+            self.owed.set(part, debt);
+        }
+    }
+}
+
+fn a_move(remap: Remap, onto: Option<AddrRange>) -> What {
+    if remap.len == 0 {
+        return What::Alias {
+            from: remap.from,
+            place: AddrRange::at(remap.to, 0),
+            onto,
+        };
+    }
+    What::Move {
+        remap,
+        onto,
+        excused: Vec::new(),
+    }
+}

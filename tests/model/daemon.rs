@@ -1,0 +1,254 @@
+//! The daemon: calls the rules at any moment, with content at once or late.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Instant;
+
+use snapshot_format::PageNo;
+use uffd_restore::addr::AddrRange;
+use uffd_restore::session::{Block, Notice, OnFailure, Request, Session, SpaceId, Supplier, Turn};
+use uffd_restore::space::{AddressSpace, Kind};
+
+use crate::coverage::Case;
+use crate::image::Image;
+use crate::kernel::Descriptor;
+use crate::memory::{Content, SLOTS, Truth, address, bytes};
+use crate::world::World;
+
+/// Content that was asked for and not delivered.
+#[derive(Debug)]
+pub(crate) enum Late {
+    Wanted(Request),
+    Ahead(Request),
+}
+
+#[derive(Debug)]
+pub(crate) struct Daemon<'a> {
+    pub(crate) session: Session<Descriptor>,
+    pub(crate) world: Rc<RefCell<World>>,
+    image: &'a mut Image,
+    pub(crate) late: Vec<Late>,
+    /// Address spaces that need another turn.
+    pub(crate) soon: BTreeSet<SpaceId>,
+    /// Of four requests, this many are answered late.
+    lateness: usize,
+    /// Pages are fetched ahead.
+    eager: bool,
+    now: Instant,
+}
+
+/// Gives content at once or takes note of the request.
+struct Source<'a> {
+    image: &'a mut Image,
+    late: &'a mut Vec<Late>,
+    world: &'a RefCell<World>,
+    lateness: usize,
+}
+
+impl Supplier for Source<'_> {
+    fn fetch(&mut self, request: &Request) -> Option<&Block> {
+        let mut world = self.world.borrow_mut();
+        world.meanwhile();
+        if world.rng.below(4) < self.lateness {
+            self.late.push(Late::Wanted(request.clone()));
+            world.count(Case::LateDelivery);
+            return None;
+        }
+        Some(self.image.answer(request, &mut world.rng))
+    }
+}
+
+impl<'a> Daemon<'a> {
+    pub(crate) fn new(world: World, image: &'a mut Image, now: Instant) -> Self {
+        let space = owed(&world);
+        let world = Rc::new(RefCell::new(world));
+        let mut session = Session::new(OnFailure::Poison);
+        session.add(
+            Descriptor {
+                mm: 0,
+                world: Rc::clone(&world),
+            },
+            space,
+        );
+        let (lateness, eager) = {
+            let rng = &mut world.borrow_mut().rng;
+            (rng.below(4), rng.one_in(2))
+        };
+        Self {
+            session,
+            world,
+            image,
+            late: Vec::new(),
+            soon: BTreeSet::new(),
+            lateness,
+            eager,
+            now,
+        }
+    }
+
+    pub(crate) fn mm_of(&self, id: SpaceId) -> usize {
+        self.session.installer(id).expect("a member").mm
+    }
+
+    pub(crate) fn members(&self) -> Vec<SpaceId> {
+        self.session.spaces().collect()
+    }
+
+    fn some_member(&mut self) -> Option<SpaceId> {
+        let members = self.members();
+        let count = members.len();
+        (count > 0).then(|| members[self.world.borrow_mut().rng.below(count)])
+    }
+
+    /// True when the loop would do something without waiting for the target.
+    pub(crate) fn has_work(&self) -> bool {
+        let said = self
+            .members()
+            .iter()
+            .any(|&id| self.world.borrow().mms[self.mm_of(id)].has_messages());
+        said || !self.late.is_empty() || !self.soon.is_empty()
+    }
+
+    /// Something that the daemon may do now.
+    pub(crate) fn act(&mut self) {
+        let what = self.world.borrow_mut().rng.below(8);
+        match what {
+            0..=4 => {
+                if let Some(id) = self.some_member() {
+                    let idle = !self.soon.contains(&id)
+                        && !self.world.borrow().mms[self.mm_of(id)].has_messages();
+                    if !idle || what == 0 {
+                        self.turn(id);
+                    }
+                }
+            }
+            5 => self.deliver_one(),
+            6 if self.eager => {
+                if let Some(id) = self.some_member() {
+                    self.ask_ahead(id);
+                }
+            }
+            6 => {}
+            _ => self.end_one(),
+        }
+    }
+
+    pub(crate) fn turn(&mut self, id: SpaceId) {
+        self.log(|| format!("  turn of {id:?}"));
+        let mut source = Source {
+            image: self.image,
+            late: &mut self.late,
+            world: &self.world,
+            lateness: self.lateness,
+        };
+        let turn = self.session.turn(id, &mut source, self.now);
+        self.after(id, turn);
+    }
+
+    fn after(&mut self, id: SpaceId, turn: Turn) {
+        match turn {
+            Turn::Idle => {
+                self.soon.remove(&id);
+            }
+            Turn::Soon => {
+                self.soon.insert(id);
+            }
+            Turn::Gone => self.end(id),
+        }
+        for notice in self.session.notices() {
+            if let Notice::Broken { what, .. } = notice {
+                self.world.borrow_mut().fail(|| format!("broken: {what}"));
+            }
+        }
+    }
+
+    /// Content comes in any order.
+    pub(crate) fn deliver_one(&mut self) {
+        if self.late.is_empty() {
+            return;
+        }
+        let count = self.late.len();
+        let which = self.world.borrow_mut().rng.below(count);
+        let late = self.late.swap_remove(which);
+        self.log(|| format!("  delivers {late:?}"));
+        match late {
+            Late::Wanted(request) => {
+                let block = self
+                    .image
+                    .answer(&request, &mut self.world.borrow_mut().rng);
+                let turn = self.session.deliver(&request, block, self.now);
+                // A delivery that went well says nothing about what else is to be done soon.
+                if turn != Turn::Idle {
+                    self.after(request.space, turn);
+                }
+            }
+            Late::Ahead(request) => {
+                let pages = if request.needed > 1 {
+                    request.page.0..request.page.0 + request.needed
+                } else {
+                    request.welcome.clone()
+                };
+                let block = self.image.block(pages);
+                let turn = self.session.deliver_fill(&request, block, self.now);
+                if turn != Turn::Idle {
+                    self.after(request.space, turn);
+                }
+            }
+        }
+    }
+
+    /// Asks for pages ahead. False when there are none to ask for.
+    pub(crate) fn ask_ahead(&mut self, id: SpaceId) -> bool {
+        let most = self.world.borrow_mut().rng.within(1..7) as u64;
+        match self.session.fill_request(id, most) {
+            Some(request) => {
+                self.late.push(Late::Ahead(request));
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Ends what is finished or gone.
+    fn end_one(&mut self) {
+        let Some(id) = self.some_member() else { return };
+        let gone = self.world.borrow().mms[self.mm_of(id)].dead;
+        if gone || (self.session.is_finished(id) && self.world.borrow_mut().rng.one_in(4)) {
+            self.end(id);
+        }
+    }
+
+    pub(crate) fn end(&mut self, id: SpaceId) {
+        self.soon.remove(&id);
+        if let Some(descriptor) = self.session.end(id) {
+            self.world.borrow_mut().close(descriptor.mm);
+        }
+    }
+
+    pub(crate) fn log(&self, line: impl FnOnce() -> String) {
+        self.world.borrow_mut().log(line);
+    }
+}
+
+/// What is registered at first, and what the snapshot owes it.
+fn owed(world: &World) -> AddressSpace {
+    let mut space = AddressSpace::new();
+    for index in 0..SLOTS {
+        let slot = &world.mms[0].slots[index];
+        let Some(mapping) = slot.mapping else {
+            continue;
+        };
+        let range = AddrRange::at(address(index), bytes(index));
+        let kind = Kind {
+            page_bytes: bytes(index),
+            shared: mapping.file.is_some(),
+            wiped_on_fork: mapping.wiped_on_fork,
+        };
+        space.register(range, kind);
+        if let Truth::Is(Content::Page(page)) = world.truth(0, index) {
+            space.owe(range, PageNo(page));
+        }
+    }
+    space
+}
