@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::engine::Engine;
 use super::pool::Purpose;
 use crate::addr::Addr;
-use crate::session::{Block, Request, SpaceId};
+use crate::session::{Block, Request, SpaceId, Turn};
 use crate::space::AddressSpace;
 
 /// Pages of one request, where frames are not larger: 256 KiB are installed in about 100 µs, and no fault waits longer for that.
@@ -73,9 +73,14 @@ impl Engine {
             return false;
         };
         self.filling.taken(request.space);
-        self.session.deliver_fill(&request, &block, now);
+        match self.session.deliver_fill(&request, &block, now) {
+            Turn::Idle => self.soon_again(request.space),
+            Turn::Soon => {
+                self.soon.insert(request.space);
+            }
+            Turn::Gone => self.gone(request.space),
+        }
         self.supply.pool.give_back(block);
-        self.soon_again(request.space);
         true
     }
 

@@ -29,6 +29,8 @@ pub(super) struct Waiting {
     waiters: HashMap<Addr, Waiter>,
     hot: VecDeque<Addr>,
     order: VecDeque<Addr>,
+    /// How many of them have been asked for.
+    requested: usize,
 }
 
 impl Waiting {
@@ -73,14 +75,18 @@ impl Waiting {
 
     /// The content of a page has been asked for: [`Waiting::next`] does not name it any more.
     pub(super) fn requested(&mut self, page: Addr) {
-        if let Some(waiter) = self.waiters.get_mut(&page) {
+        if let Some(waiter) = self.waiters.get_mut(&page)
+            && !waiter.requested
+        {
             waiter.requested = true;
+            self.requested += 1;
         }
     }
 
     /// The content did not fit any more when it came: the page is to be answered anew.
     pub(super) fn ask_again(&mut self, page: Addr) {
         if let Some(waiter) = self.waiters.get_mut(&page) {
+            self.requested -= usize::from(waiter.requested);
             waiter.requested = false;
             self.order.push_back(page);
         }
@@ -89,6 +95,7 @@ impl Waiting {
     /// The page was installed, or its waiters woken.
     pub(super) fn answered(&mut self, page: Addr) -> Option<Waiter> {
         let waiter = self.waiters.remove(&page);
+        self.requested -= usize::from(waiter.is_some_and(|waiter| waiter.requested));
         if self.waiters.is_empty() {
             self.hot.clear();
             self.order.clear();
@@ -103,10 +110,7 @@ impl Waiting {
 
     /// Pages that can be answered now.
     pub(super) fn unrequested(&self) -> usize {
-        self.waiters
-            .values()
-            .filter(|waiter| !waiter.requested)
-            .count()
+        self.waiters.len() - self.requested
     }
 
     /// Pages of all kinds.
