@@ -251,7 +251,8 @@ impl AddressSpace {
         let mut settled = 0;
         let mut next = Some(remap);
         while let Some(remap) = next {
-            if !self.registered.any_in(remap.source()) {
+            let source = remap.source();
+            if !self.registered.any_in(source) && self.moves.may_move_to(source) {
                 self.moves.defer(remap);
                 return settled;
             }

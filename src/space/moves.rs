@@ -93,6 +93,14 @@ impl Moves {
         self.deferred.push(remap);
     }
 
+    /// True when a move onto this range may have taken place that has not been told. If none can have, what is moved from
+    /// there is what a move with MREMAP_DONTUNMAP left behind: nothing.
+    pub(super) fn may_move_to(&self, range: AddrRange) -> bool {
+        let announced = self.unmapped.iter().any(|place| place.overlaps(range));
+        let awaited = |waiting: &Remap| waiting.destination().overlaps(range);
+        announced || self.deferred.iter().any(awaited)
+    }
+
     /// The first deferred move whose source is there by now.
     pub(super) fn take_deferred(&mut self, is_there: impl Fn(AddrRange) -> bool) -> Option<Remap> {
         let at = self

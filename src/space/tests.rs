@@ -128,6 +128,22 @@ fn a_tail_that_never_comes_swallows_nothing_later() {
 }
 
 #[test]
+fn what_was_left_behind_moves_as_nothing() {
+    let mut space = space();
+    space.remap(remap(X, Y)); // MREMAP_DONTUNMAP
+    // Swapped with Z, by way of a place that was free.
+    space.remap(remap(X, 0x90_0000));
+    space.unmap(range(X));
+    space.remap(remap(Z, X));
+    space.unmap(range(Z));
+    space.remap(remap(0x90_0000, Z));
+    space.unmap(range(0x90_0000));
+    assert_eq!(at(&space, X), Found::Owed(PageNo(100)));
+    assert_eq!(at(&space, Y), Found::Owed(PageNo(0)));
+    assert_eq!(space.owes(), 2 * LEN);
+}
+
+#[test]
 fn moving_onto_something_drops_it() {
     let mut space = space();
     space.unmap(range(X));
