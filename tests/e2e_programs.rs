@@ -1,10 +1,6 @@
 //! Programs that nobody here wrote, with large heaps, rolled back in place: the same process, its memory only, at a point where it
 //! waits for its next command. What is right afterwards, the programs say themselves.
 
-#[path = "support/skip.rs"]
-mod skip;
-
-use skip::skip;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -55,9 +51,10 @@ fn is_there(program: &str, package: &str) -> bool {
         std::env::split_paths(&path).any(|folder| folder.join(program).exists())
     });
     if !found {
-        skip(&format!(
-            "{program} is missing: install the package {package}"
-        ));
+        println!("SKIPPED: {program} is missing: install the package {package}");
+        // The runner hides what a test that passes says.
+        let tolerated = std::env::var_os("UFFD_RESTORE_SKIP_NOTHING").is_none();
+        assert!(tolerated, "a test that cannot run counts as failed");
     }
     found
 }

@@ -384,9 +384,7 @@ fn a_32_bit_process_is_refused() {
     let mut child = match std::process::Command::new(&path).spawn() {
         Ok(child) => child,
         Err(error) => {
-            support::skip(&format!(
-                "a_32_bit_process_is_refused: no 32-bit programs: {error}"
-            ));
+            println!("SKIPPED: a_32_bit_process_is_refused: no 32-bit programs: {error}");
             return;
         }
     };

@@ -141,7 +141,7 @@ impl<I: Installer> Session<I> {
             Found::Nothing => {
                 let progress = self.put_zero_page(id, page, now);
                 if progress == Progress::Done {
-                    self.counts.zero += 1;
+                    self.counts.zero += range.len() / PAGE_BYTES;
                     self.answered(id, page);
                 }
                 progress

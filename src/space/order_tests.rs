@@ -203,3 +203,19 @@ fn what_was_moved_before_the_fork_is_wiped_all_the_same() {
     assert_eq!(at(&child, X), Found::Nothing);
     assert_eq!(at(&parent, X), Found::Owed(PageNo(100)));
 }
+
+#[test]
+fn what_was_left_behind_moves_as_nothing() {
+    let mut space = space();
+    space.remap(remap(X, Y)); // MREMAP_DONTUNMAP
+    // Swapped with Z, by way of a place that was free.
+    space.remap(remap(X, 0x90_0000));
+    space.unmap(range(X));
+    space.remap(remap(Z, X));
+    space.unmap(range(Z));
+    space.remap(remap(0x90_0000, Z));
+    space.unmap(range(0x90_0000));
+    assert_eq!(at(&space, X), Found::Owed(PageNo(100)));
+    assert_eq!(at(&space, Y), Found::Owed(PageNo(0)));
+    assert_eq!(space.owes(), 2 * LEN);
+}

@@ -5,7 +5,6 @@
 //! output (the test harness writes there as well), and is told lines on its standard input. It dies with the test.
 #![allow(
     dead_code,
-    unused_imports,
     unreachable_pub,
     reason = "each test file uses a part of it"
 )]
@@ -15,10 +14,8 @@ pub mod child;
 pub mod huge;
 pub mod plot;
 pub mod sink;
-mod skip;
 pub mod uffd;
 
-pub(crate) use skip::skip;
 use std::env;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
