@@ -13,14 +13,14 @@ use crate::handover::placement::Choice;
 #[command(name = "uffd-restore", version, max_term_width = 100)]
 #[command(after_help = "Examples:
   uffd-restore --snapshot service.snap --pid 4242
-  uffd-restore --snapshot vm.snap --pid $(pidof qemu-system-x86_64) --prefill all --ready-fd 3 3>ready
+  uffd-restore --snapshot vm.snap --pid $(pidof qemu-system-x86_64) --ready-fd 3 3>ready
   uffd-restore --snapshot vm.snap --pid 4242 --region largest=0x7f3a00000000
   uffd-restore --check
 
-A line on standard output says when the target is being served. The program ends by itself when nothing
-is owed to the target any more, or when it has ended. SIGTERM and Ctrl-C: everything that is still owed is
-installed first; a second one gives up, and pages that never came are poisoned (or the target is killed),
-never zero.
+A line on standard output says when the target is being served. The program ends by itself
+when nothing is owed to the target any more, or when it has ended. SIGTERM and Ctrl-C:
+everything that is still owed is installed first; a second one gives up, and pages that never
+came are poisoned (or the target is killed), never zero.
 
 Exit status: 0 all memory in place, or the target ended by itself; 1 failed; 2 bad usage.")]
 pub struct Cli {
