@@ -32,7 +32,7 @@ mod pagemap_scan;
 pub(crate) mod plan;
 mod report;
 pub mod select;
-mod selector;
+pub(crate) mod selector;
 mod sink;
 pub mod smaps;
 

@@ -68,7 +68,7 @@ impl fmt::Display for RegionSelector {
 
 impl RegionSelector {
     /// True when `wanted` names a mapping that maps calls `name`.
-    pub(super) fn names(wanted: &str, name: &str) -> bool {
+    pub(crate) fn names(wanted: &str, name: &str) -> bool {
         let without_suffix = name.strip_suffix(" (deleted)").unwrap_or(name);
         let last = |path: &str| {
             path.starts_with('/')
@@ -81,7 +81,7 @@ impl RegionSelector {
 }
 
 /// A sign before the digits, which `from_str_radix` would take, is no address.
-fn address(text: &str) -> Option<u64> {
+pub(crate) fn address(text: &str) -> Option<u64> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
     digits
         .starts_with(|c: char| c.is_ascii_hexdigit())

@@ -5,6 +5,9 @@ use std::str::FromStr;
 
 use snapshot_format::PlacedRegion;
 
+use crate::capture::RegionSelector;
+use crate::capture::selector;
+
 /// A region of the snapshot, as people name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RegionName {
@@ -45,7 +48,7 @@ impl FromStr for Choice {
         let (name, address) = match text.rsplit_once('=') {
             Some((name, address)) => {
                 let wrong = || ParseChoiceError::Address(address.to_owned());
-                let number = hexadecimal(address)
+                let number = selector::address(address)
                     .filter(|number| number % 4096 == 0)
                     .ok_or_else(wrong)?;
                 (name, Some(number))
@@ -55,7 +58,7 @@ impl FromStr for Choice {
         let region = match name {
             "" => return Err(ParseChoiceError::Empty),
             "largest" => RegionName::Largest,
-            name => match name.strip_prefix("0x").and_then(hexadecimal) {
+            name => match name.strip_prefix("0x").and_then(selector::address) {
                 Some(start) => RegionName::Start(start),
                 None => RegionName::Name(name.to_owned()),
             },
@@ -80,7 +83,7 @@ impl RegionName {
         match self {
             Self::Name(name) => regions
                 .iter()
-                .filter(|region| is_called(&region.region.name, name))
+                .filter(|region| RegionSelector::names(name, &region.region.name))
                 .collect(),
             Self::Start(start) => regions
                 .iter()
@@ -95,27 +98,9 @@ impl RegionName {
     }
 }
 
-/// True when `wanted` names a mapping that maps calls `name`.
-fn is_called(name: &str, wanted: &str) -> bool {
-    let plain = without_suffix(name);
-    let last = plain
-        .starts_with('/')
-        .then(|| plain.rsplit('/').next())
-        .flatten();
-    !name.is_empty() && (wanted == name || wanted == plain || Some(wanted) == last)
-}
-
 /// A name without what the kernel adds when the file has no directory entry any more.
 pub(super) fn without_suffix(name: &str) -> &str {
     name.strip_suffix(" (deleted)").unwrap_or(name)
-}
-
-/// With or without 0x, and without a sign.
-fn hexadecimal(text: &str) -> Option<u64> {
-    let digits = text.strip_prefix("0x").unwrap_or(text);
-    digits
-        .starts_with(|c: char| c.is_ascii_hexdigit())
-        .then(|| u64::from_str_radix(digits, 16).ok())?
 }
 
 #[cfg(test)]
@@ -151,15 +136,5 @@ mod tests {
         for bad in ["", "=1000", "ram=", "ram=here", "ram=0x1001", "ram=-1000"] {
             assert!(bad.parse::<Choice>().is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn names_match_whole_or_by_last_component() {
-        for wanted in ["/memfd:ram (deleted)", "/memfd:ram", "memfd:ram"] {
-            assert!(is_called("/memfd:ram (deleted)", wanted), "{wanted}");
-        }
-        assert!(!is_called("/memfd:ram (deleted)", "ram"));
-        assert!(!is_called("", ""));
-        assert!(is_called("/dev/shm/ram", "ram"));
     }
 }
