@@ -158,18 +158,28 @@ impl<I: Installer> Member<I> {
         {
             return Some(true);
         }
+        // What was moved onto X is registered there, and not where it was; unless the child has done something there itself.
         let page = self.page_bytes(remap.from);
-        // What was moved onto X is registered there. All that the child did itself has been read.
-        match self.installer.probe(remap.to, page) {
-            Some(Stop::Changing) => None,
-            Some(Stop::Unmapped) if self.space.kind_at(remap.from).is_some() => {
-                match self.installer.probe(remap.from, page) {
-                    Some(Stop::Changing) => None,
-                    stop => Some(stop == Some(Stop::Unmapped)),
-                }
+        let untouched = |range| self.space.untouched_since(self.forked_at, range);
+        let there = untouched(remap.destination())
+            .into_iter()
+            .find(|part| !self.space.any_registered_in(*part));
+        if let Some(part) = there {
+            match self.installer.probe(part.start, page) {
+                Some(Stop::Changing) => return None,
+                Some(Stop::Unmapped) => {}
+                stop => return Some(stop.is_none()),
             }
-            Some(_) => Some(false),
-            None => Some(self.space.kind_at(remap.to).is_none()),
+        }
+        let left = untouched(remap.source())
+            .into_iter()
+            .find(|part| self.space.kind_at(part.start).is_some());
+        let Some(part) = left else {
+            return Some(false);
+        };
+        match self.installer.probe(part.start, page) {
+            Some(Stop::Changing) => None,
+            stop => Some(stop == Some(Stop::Unmapped)),
         }
     }
 }

@@ -131,6 +131,12 @@ impl AddressSpace {
         self.registered.at(address).map(|(_, kind)| kind)
     }
 
+    /// True when a part of a range is registered, as far as is known.
+    #[must_use]
+    pub fn any_registered_in(&self, range: AddrRange) -> bool {
+        self.registered.any_in(range)
+    }
+
     /// What belongs into the page that starts at `page`.
     #[must_use]
     pub fn at(&self, page: Addr) -> Found {

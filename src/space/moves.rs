@@ -127,6 +127,20 @@ pub(super) enum What {
     },
 }
 
+impl What {
+    /// Where something else is registered afterwards than before.
+    pub(super) fn places(&self) -> Vec<AddrRange> {
+        match self {
+            Self::Tail(_) | Self::Remove(_) => Vec::new(),
+            Self::Unmap { range, .. } => vec![*range],
+            Self::Alias { place, .. } => vec![*place],
+            Self::Move { remap, onto, .. } => {
+                vec![remap.source(), onto.unwrap_or(remap.destination())]
+            }
+        }
+    }
+}
+
 /// What happened since it was last known that nothing is half told, in the order in which it took effect.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Moves {
@@ -248,21 +262,13 @@ impl Moves {
     pub(super) fn left_behind(&self) -> Vec<(AddrRange, Kind)> {
         let mut open: Vec<&Step> = Vec::new();
         for step in &self.steps[self.own.min(self.steps.len())..] {
-            let over = match &step.what {
-                What::Tail(range) => {
-                    let is_it = |other: &&Step| other.moved_from() == Some(*range);
-                    if let Some(at) = open.iter().position(is_it) {
-                        open.remove(at);
-                    }
-                    continue;
+            if let What::Tail(range) = &step.what {
+                let is_it = |other: &&Step| other.moved_from() == Some(*range);
+                if let Some(at) = open.iter().position(is_it) {
+                    open.remove(at);
                 }
-                What::Remove(_) => continue,
-                What::Unmap { range, .. } => vec![*range],
-                What::Alias { place, .. } => vec![*place],
-                What::Move { remap, onto, .. } => {
-                    vec![remap.source(), onto.unwrap_or(remap.destination())]
-                }
-            };
+            }
+            let over = step.what.places();
             open.retain(|other| {
                 !over
                     .iter()

@@ -1,6 +1,6 @@
 //! Doing and undoing: what is told late is put where it belongs among what happened.
 
-use super::moves::{Remap, Step, What};
+use super::moves::{Remap, Step, What, without};
 use super::{AddressSpace, Debt, Kind, whole_pages};
 use crate::addr::{Addr, AddrRange};
 
@@ -48,7 +48,9 @@ impl AddressSpace {
             .unwrap_or((now, true, first));
         // If both make it equally odd, and it was not before, memory that MREMAP_DONTUNMAP left behind is involved: then the
         // later one, because moves onto other memory are rarer. Unless what moved has yet to be told of.
-        let earlier = then < now || (then == now && (then <= before_it || unknown));
+        // And the length of a shared mapping's second place is less certain with an UNMAP that may have nothing to do with it.
+        let as_well = remap.len > 0 && (then <= before_it || unknown);
+        let earlier = then < now || (then == now && as_well);
         let place = earlier.then_some(index);
         self.do_again(&past, first, place, remap);
         (before.saturating_sub(self.owes()), Some(Place(index)))
@@ -73,6 +75,14 @@ impl AddressSpace {
                     _ => false,
                 }
         })
+    }
+
+    /// The parts of a range that nothing that happened after a place has to do with.
+    #[must_use]
+    pub fn untouched_since(&self, after: Place, range: AddrRange) -> Vec<AddrRange> {
+        let later = self.moves.steps.get(after.0..).unwrap_or_default();
+        let touched: Vec<AddrRange> = later.iter().flat_map(|step| step.what.places()).collect();
+        without(range, &touched)
     }
 
     /// Does again what was undone from a step on, with a move in the place of one step, or behind all.

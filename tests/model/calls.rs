@@ -93,7 +93,6 @@ impl World {
             self.tell(index, VecDeque::new(), then);
             return;
         }
-        self.exclude_left_behind(mm, &piece);
         self.count(Case::Remove);
         for slot in &mut self.mms[mm].slots[piece.clone()] {
             if slot.entry == Entry::Missing {
@@ -139,8 +138,7 @@ impl World {
             self.count(Case::Unmapped);
         }
         self.log(|| format!("t{index} unmaps mm{mm} {slots:?}"));
-        self.exclude_left_behind(mm, &slots);
-        self.exclude_unmapped_arrival(mm, &slots);
+        self.limit_unmapping(mm, &slots);
         self.take_away(mm, &slots);
         let event = told.then(|| Told::Unmap(range(&slots)));
         self.tell(index, event.into_iter().collect(), Then::Return);
@@ -169,8 +167,7 @@ impl World {
         }
         let told = self.any_registered(mm, &slots);
         self.log(|| format!("t{index} maps mm{mm} {slots:?} anew"));
-        self.exclude_left_behind(mm, &slots);
-        self.exclude_unmapped_arrival(mm, &slots);
+        self.limit_unmapping(mm, &slots);
         self.take_away(mm, &slots);
         self.mms[mm].slots[slots.clone()].fill(Slot::empty(Mapping::PLAIN));
         self.set_border(mm, slots.start);
@@ -223,14 +220,7 @@ impl World {
         if self.any_move_half_told(mm) {
             self.count(Case::ForkInsideMove);
         }
-        let hidden = |event: &Told| matches!(event, Told::Remap { left: true, .. });
-        if self.any_untold(mm, hidden) {
-            self.exclude("a fork in the middle of a move onto what another has left behind");
-        }
-        let cut = |event: &Told| matches!(event, Told::Cut { .. });
-        if self.any_untold(mm, cut) {
-            self.exclude("a fork in the middle of a move that cuts something off");
-        }
+        self.limit_fork(mm);
         let mut slots = self.mms[mm].slots.clone();
         let told = slots.iter().any(Slot::is_registered);
         for slot in &mut slots {
@@ -248,14 +238,14 @@ impl World {
             slots,
             faults: VecDeque::new(),
             events: VecDeque::new(),
+            slow: None,
             changing: 0,
             parent: Some(mm),
             open: false,
             closed: !told,
             dead: false,
             orphan: self.mms[mm].orphan,
-            doubtful: self.mms[mm].doubtful
-                || self.any_untold(mm, |event| matches!(event, Told::Remap { keep: true, .. })),
+            half_born: self.mms[mm].half_born || self.any_move_half_told(mm),
         });
         for _ in 0..self.rng.within(1..3) {
             self.add_thread(child, 1..4, State::Unborn);

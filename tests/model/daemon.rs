@@ -35,6 +35,8 @@ pub(crate) struct Daemon<'a> {
     lateness: usize,
     /// Pages are fetched ahead.
     eager: bool,
+    /// Turns are made only when there is something to do.
+    patient: bool,
     now: Instant,
 }
 
@@ -71,9 +73,9 @@ impl<'a> Daemon<'a> {
             },
             space,
         );
-        let (lateness, eager) = {
+        let (lateness, eager, patient) = {
             let rng = &mut world.borrow_mut().rng;
-            (rng.below(4), rng.one_in(2))
+            (rng.below(4), rng.one_in(2), rng.one_in(2))
         };
         Self {
             session,
@@ -83,6 +85,7 @@ impl<'a> Daemon<'a> {
             soon: BTreeSet::new(),
             lateness,
             eager,
+            patient,
             now,
         }
     }
@@ -118,7 +121,7 @@ impl<'a> Daemon<'a> {
                 if let Some(id) = self.some_member() {
                     let idle = !self.soon.contains(&id)
                         && !self.world.borrow().mms[self.mm_of(id)].has_messages();
-                    if !idle || what == 0 {
+                    if !idle || (what == 0 && !self.patient) {
                         self.turn(id);
                     }
                 }

@@ -6,6 +6,7 @@
 //! | `world.rs`    | the state of the simulated kernel, with what each page must be found to hold       |
 //! | `threads.rs`  | the target's threads, step by step                                                 |
 //! | `calls.rs`    | what they do; `moves.rs` has mremap(2)                                             |
+//! | `limits.rs`   | what nobody can know                                                                |
 //! | `kernel.rs`   | the userfaultfd: the rules' `Installer`                                             |
 //! | `image.rs`    | the snapshot                                                                       |
 //! | `daemon.rs`   | whoever calls the rules                                                             |
@@ -21,6 +22,7 @@ mod coverage;
 mod daemon;
 mod image;
 mod kernel;
+mod limits;
 mod memory;
 mod moves;
 mod oracle;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::coverage::Case;
 use crate::memory::{AREA, AREA_LEN, SMALL, Slot, Slots, alike, is_huge, range};
-use crate::world::{State, Then, Told, World};
+use crate::world::{Then, Told, World};
 
 /// A move that can be made.
 struct Plan {
@@ -62,8 +62,7 @@ impl World {
         let cut = self.rng.within(source.start + 1..source.end)..source.end;
         self.log(|| format!("t{index} cuts mm{mm} {cut:?} off {source:?}"));
         let told = self.any_registered(mm, &cut);
-        self.exclude_left_behind(mm, &cut);
-        self.exclude_unmapped_arrival(mm, &cut);
+        self.limit_unmapping(mm, &cut);
         self.take_away(mm, &cut);
         self.count(Case::Shrunk);
         let event = told.then(|| Told::Unmap(range(&cut)));
@@ -74,14 +73,15 @@ impl World {
     fn grow(&mut self, index: usize, source: &Slots) {
         let mm = self.threads[index].mm;
         let end = self.mapping_around(mm, source.start).end;
-        let slots = &mut self.mms[mm].slots;
+        let slots = &self.mms[mm].slots;
         if is_huge(end) || end >= SMALL || slots[end].mapping.is_some() {
             return;
         }
         let Some(mapping) = slots[end - 1].mapping.filter(|it| it.file.is_none()) else {
             return;
         };
-        slots[end] = Slot {
+        self.limit_growth(mm, end);
+        self.mms[mm].slots[end] = Slot {
             unknown: true,
             ..Slot::empty(mapping)
         };
@@ -145,9 +145,7 @@ impl World {
         let Plan { from, to, keep } = plan;
         let registered = self.mms[mm].slots[from.start].is_registered();
         let moved = from.start..from.start + from.len().min(to.len());
-        self.exclude_second_arrival(mm, &to, false);
-        self.exclude_left_behind(mm, &to);
-        self.exclude_left_behind(mm, &from);
+        self.limit_arrival(mm, &to, false);
         self.moves += 1;
         let number = self.moves;
         self.log(|| {
@@ -161,17 +159,15 @@ impl World {
             self.count(Case::FixedMove);
             events.push_back(Told::Unmap(range(&to)));
         }
-        let mut left = self.take_away(mm, &to).iter().any(|slot| slot.unknown);
-        left |= self.mms[mm].slots[from.clone()]
+        let mut unknown = self.take_away(mm, &to).iter().any(|slot| slot.unknown);
+        unknown |= self.mms[mm].slots[from.clone()]
             .iter()
             .any(|slot| slot.unknown);
         if registered {
             events.push_back(Told::Remap {
                 from: moved.clone(),
                 to: to.start..to.start + moved.len(),
-                keep,
-                grown: to.len() > moved.len(),
-                left,
+                odd: keep || unknown || to.len() != from.len(),
                 number,
             });
         }
@@ -207,80 +203,22 @@ impl World {
         self.tell(index, events, Then::Return);
     }
 
-    /// Memory is unmapped where a move has brought it, which has told only of what was there before.
-    pub(crate) fn exclude_unmapped_arrival(&mut self, mm: usize, place: &Slots) {
-        let arrived = |event: &Told| match event {
-            Told::Remap { to, .. } => to.start < place.end && place.start < to.end,
-            Told::Alias { to, .. } => place.start <= to + AREA && *to < place.end,
-            _ => false,
-        };
-        if self.any_untold(mm, arrived) {
-            self.exclude("unmapped what has come without a word");
-        }
-    }
-
-    /// Two moves under way to one place: which of them came last, their messages do not tell.
-    fn exclude_second_arrival(&mut self, mm: usize, to: &Slots, alias: bool) {
-        let arrives = |event: &Told| match event {
-            Told::Remap { to: other, .. } => other.start < to.end && to.start < other.end,
-            Told::Alias { to: other, .. } => to.contains(other),
-            _ => false,
-        };
-        if self.any_untold(mm, arrives) {
-            self.exclude("two moves to one place");
-        }
-        let (place, announced) = (range(to), self.any_registered(mm, to));
-        let cut = |event: &Told| {
-            matches!(event, Told::Cut { range, unknown }
-                if range.overlaps(place) && (announced || alias || *unknown))
-        };
-        if self.any_untold(mm, cut) {
-            self.exclude("a move to where another one has cut something off");
-        }
-    }
-
-    /// Memory that a move with `MREMAP_DONTUNMAP` has left behind, which has told only of what was at its destination: it
-    /// cannot be told from a move that is made later.
-    pub(crate) fn exclude_left_behind(&mut self, mm: usize, place: &Slots) {
-        let left = |event: &Told| {
-            matches!(event, Told::Remap { from, keep: true, .. }
-                if from.start < place.end && place.start < from.end)
-        };
-        if self.any_untold(mm, left) {
-            self.exclude("left behind");
-        }
-        let grown = |event: &Told| matches!(event, Told::Remap { grown: true, .. });
-        if self.any_untold(mm, grown) {
-            self.exclude("a move that grows onto something");
-        }
-        let left = |event: &Told| matches!(event, Told::Remap { left: true, .. });
-        if self.any_untold(mm, left) {
-            self.exclude("a move of what was left behind, onto something");
-        }
-    }
-
-    /// True when a call under way has yet to tell of this, and something else first.
-    pub(crate) fn any_untold(&self, mm: usize, what: impl Fn(&Told) -> bool) -> bool {
-        self.threads
-            .iter()
-            .filter(|thread| thread.mm == mm)
-            .any(|thread| match &thread.state {
-                State::Telling { events, .. } => events.iter().skip(1).any(&what),
-                _ => false,
-            })
-    }
-
     /// A second place of a shared mapping.
     fn duplicate(&mut self, index: usize, source: &Slots) {
         let mm = self.threads[index].mm;
-        let len = self.rng.within(1..source.len() + 1);
-        let Some(to) = self.some_place(mm, source, len) else {
+        let all = source.start..self.mapping_around(mm, source.start).end;
+        let len = if self.rng.one_in(4) {
+            self.rng.within(1..all.len() + 1)
+        } else {
+            all.len()
+        };
+        let Some(to) = self.some_place(mm, &all, len) else {
             return;
         };
         self.log(|| format!("t{index} duplicates mm{mm} {source:?} at {to:?}"));
         self.count(Case::Alias);
-        self.exclude_second_arrival(mm, &to, true);
-        self.exclude_left_behind(mm, &to);
+        self.limit_arrival(mm, &to, true);
+        self.limit_alias(mm, source.start, len);
         let mut events = VecDeque::new();
         if self.any_registered(mm, &to) {
             events.push_back(Told::Unmap(range(&to)));

@@ -72,6 +72,7 @@ impl World {
                 self.call(index);
             }
             State::Touching { slot, write } => self.touch(index, slot, write),
+            State::Telling { queued: false, .. } => self.queue_slow(self.threads[index].mm),
             State::Telling { events, then, .. } => self.was_read(index, events, then),
             State::Unborn | State::Waiting { .. } | State::Over => {}
         }
@@ -84,16 +85,30 @@ impl World {
             return;
         }
         let mm = self.threads[index].mm;
-        if self.mms[mm].doubtful {
-            self.exclude("a child forked in the middle of a move that keeps its source");
-        }
+        self.limit_odd_moves(mm, &events);
         self.mms[mm].changing += events.len();
-        self.mms[mm].events.push_back(index);
         self.threads[index].state = State::Telling {
             events,
+            queued: false,
             read: false,
             then,
         };
+        // Between the effect and the queue there is time, but the first events come in the order of the effects.
+        self.queue_slow(mm);
+        self.mms[mm].slow = Some(index);
+        if !self.rng.one_in(4) {
+            self.queue_slow(mm);
+        }
+    }
+
+    fn queue_slow(&mut self, mm: usize) {
+        let Some(index) = self.mms[mm].slow.take() else {
+            return;
+        };
+        if let State::Telling { queued, .. } = &mut self.threads[index].state {
+            *queued = true;
+            self.mms[mm].events.push_back(index);
+        }
     }
 
     /// A thread finds that its event was read.
@@ -111,6 +126,7 @@ impl World {
         }
         self.threads[index].state = State::Telling {
             events,
+            queued: true,
             read: self.mms[mm].closed,
             then,
         };
@@ -183,13 +199,13 @@ impl World {
             self.mms[child].dead = true;
         }
         self.mark_orphans(mm);
-        if half && self.mms.iter().any(|child| child.parent == Some(mm)) {
-            self.count(Case::Orphan);
-            self.exclude("a child whose parent died in the middle of a call");
+        if half {
+            self.limit_orphans(mm);
         }
         let dead = &mut self.mms[mm];
         dead.dead = true;
         dead.changing = 0;
+        dead.slow = None;
         dead.faults.clear();
         dead.events.clear();
     }
@@ -209,6 +225,7 @@ impl World {
         self.count(Case::Closed);
         let closed = &mut self.mms[mm];
         closed.closed = true;
+        closed.slow = None;
         closed.faults.clear();
         closed.events.clear();
         for slot in &mut closed.slots {
@@ -225,7 +242,13 @@ impl World {
                         write: *write,
                     };
                 }
-                State::Telling { events, read, .. } => {
+                State::Telling {
+                    events,
+                    queued,
+                    read,
+                    ..
+                } => {
+                    *queued = true;
                     if let (Some(Told::Fork { child }), false) = (events.front(), *read) {
                         children.push(*child);
                     }
@@ -257,6 +280,9 @@ impl World {
 fn can_run(state: &State) -> bool {
     matches!(
         state,
-        State::Running | State::Touching { .. } | State::Telling { read: true, .. }
+        State::Running
+            | State::Touching { .. }
+            | State::Telling { read: true, .. }
+            | State::Telling { queued: false, .. }
     )
 }

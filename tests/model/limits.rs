@@ -1,0 +1,114 @@
+//! What nobody can know from what the kernel tells. Schedules with such things in them are counted, and not judged.
+//!
+//! All of them are about moves onto registered memory (`MREMAP_FIXED`) that have told of what was at their destination, and
+//! not yet of themselves, while another thread changes the same address space.
+
+use std::collections::VecDeque;
+
+use crate::coverage::Case;
+use crate::memory::{AREA, Slot, Slots, range};
+use crate::world::{State, Told, World};
+
+impl World {
+    /// From here on the kernel has told too little.
+    fn exclude(&mut self, why: &'static str) {
+        self.log(|| format!("EXCLUDED: {why}"));
+        self.count(Case::Excluded);
+        self.excluded = true;
+    }
+
+    /// A child whose parent died in the middle of a call is never told the rest.
+    pub(crate) fn limit_orphans(&mut self, mm: usize) {
+        if self.mms.iter().any(|child| child.parent == Some(mm)) {
+            self.count(Case::Orphan);
+            self.exclude("a child whose parent died in the middle of a call");
+        }
+    }
+
+    /// A move that is longer or shorter than what it moves, keeps its source, or has to do with memory that nobody told to be
+    /// registered, is told in the same words as munmap(2) of its destination and another move, made later.
+    pub(crate) fn limit_odd_moves(&mut self, mm: usize, events: &VecDeque<Told>) {
+        let odd =
+            |event: &Told| matches!(event, Told::Remap { odd: true, .. } | Told::Alias { .. });
+        let moves = |event: &Told| matches!(event, Told::Remap { .. } | Told::Alias { .. });
+        let begins = events.iter().skip(1).any(odd);
+        if self.any_untold(mm, odd) || (begins && self.any_untold(mm, moves)) {
+            self.exclude("an odd move, and another call");
+        }
+    }
+
+    /// What a child has been given, or not, while something was cut off that had not been told of.
+    pub(crate) fn limit_fork(&mut self, mm: usize) {
+        if self.any_untold(mm, |event| matches!(event, Told::Cut { .. })) {
+            self.exclude("a fork in the middle of a move that cuts something off");
+        }
+    }
+
+    /// Memory is unmapped where a move has brought it in silence, or has taken it away; or memory of which nobody has told
+    /// that it is registered, so that it is not clear what the UNMAP is about.
+    pub(crate) fn limit_unmapping(&mut self, mm: usize, place: &Slots) {
+        let addresses = range(place);
+        let concerned = |event: &Told| match event {
+            Told::Remap { to, .. } => to.start < place.end && place.start < to.end,
+            Told::Alias { to, .. } => place.start <= to + AREA && *to < place.end,
+            Told::Cut { range, .. } => range.overlaps(addresses),
+            _ => false,
+        };
+        let unknown = self.mms[mm].slots[place.clone()]
+            .iter()
+            .any(|slot| slot.unknown);
+        let moves = |event: &Told| matches!(event, Told::Remap { .. });
+        if self.any_untold(mm, concerned) || (unknown && self.any_untold(mm, moves)) {
+            self.exclude("unmapped what has come or gone without a word");
+        }
+    }
+
+    /// Memory grows, in silence, to where other memory has left in silence.
+    pub(crate) fn limit_growth(&mut self, mm: usize, slot: usize) {
+        let left = |event: &Told| matches!(event, Told::Remap { from, .. } if from.contains(&slot));
+        if self.mms[mm].half_born || self.any_untold(mm, left) {
+            self.exclude("grown to where other memory was");
+        }
+    }
+
+    /// The second place of a part of a mapping, whose length is not told, is taken to be longer than it is.
+    pub(crate) fn limit_alias(&mut self, mm: usize, source: usize, len: usize) {
+        let rest = &self.mms[mm].slots[source..];
+        let known = |slot: &Slot| slot.is_registered() && slot.is_shared();
+        if rest.iter().take_while(|slot| known(slot)).count() != len {
+            self.exclude("a part of a shared mapping got a second place");
+        }
+    }
+
+    /// Two moves to one place: which of them came last? Or one to where another has cut something off, which has not been told
+    /// of: was it unmapped before or after?
+    pub(crate) fn limit_arrival(&mut self, mm: usize, to: &Slots, alias: bool) {
+        let arrives = |event: &Told| match event {
+            Told::Remap { to: other, .. } => other.start < to.end && to.start < other.end,
+            Told::Alias { to: other, .. } => to.start <= other + AREA && *other < to.end,
+            _ => false,
+        };
+        if self.any_untold(mm, arrives) {
+            self.exclude("two moves to one place");
+        }
+        let (place, announced) = (range(to), self.any_registered(mm, to));
+        let cut = |event: &Told| {
+            matches!(event, Told::Cut { range, unknown }
+                if range.overlaps(place) && (announced || alias || *unknown))
+        };
+        if self.any_untold(mm, cut) {
+            self.exclude("a move to where another one has cut something off");
+        }
+    }
+
+    /// True when a call under way has yet to tell of this, and something else first.
+    pub(crate) fn any_untold(&self, mm: usize, what: impl Fn(&Told) -> bool) -> bool {
+        self.threads
+            .iter()
+            .filter(|thread| thread.mm == mm)
+            .any(|thread| match &thread.state {
+                State::Telling { events, .. } => events.iter().skip(1).any(&what),
+                _ => false,
+            })
+    }
+}
