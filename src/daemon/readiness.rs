@@ -47,8 +47,14 @@ impl ReadyDescriptor {
 pub(super) struct Pidfile(PathBuf);
 
 impl Pidfile {
-    /// Writes the file.
+    /// Writes the file, unless it names another process of this program that is alive.
     pub(super) fn write(path: &Path) -> Result<Self, Failure> {
+        if let Some(pid) = pid_in(path).filter(|&pid| is_of_this_program(pid)) {
+            return Err(Failure::Usage(format!(
+                "the file {} is that of process {pid}, which runs: give each its own --pidfile",
+                path.display()
+            )));
+        }
         fs::write(path, format!("{}\n", std::process::id())).map_err(Failure::io("write", path))?;
         Ok(Self(path.to_path_buf()))
     }
@@ -56,7 +62,19 @@ impl Pidfile {
 
 impl Drop for Pidfile {
     fn drop(&mut self) {
-        // Somebody else may have removed it.
-        let _ = fs::remove_file(&self.0);
+        // Somebody else may have removed it, or put another in its place.
+        if pid_in(&self.0) == Some(std::process::id()) {
+            let _ = fs::remove_file(&self.0);
+        }
     }
+}
+
+fn pid_in(path: &Path) -> Option<u32> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+fn is_of_this_program(pid: u32) -> bool {
+    let program = |pid: &str| fs::read_link(format!("/proc/{pid}/exe")).ok();
+    pid != std::process::id()
+        && program(&pid.to_string()).is_some_and(|its| Some(its) == program("self"))
 }

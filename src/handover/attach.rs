@@ -76,18 +76,22 @@ pub fn attach(
     // A process that was killed fails in many ways; only this one is true.
     process.check_still_there()?;
     let prepared = prepared?;
-    if asked_to_end() {
-        return Err(AttachError::AskedToEnd);
-    }
     let target = prepared.target;
-    let done = match replace(
-        &mut process,
-        &prepared.places,
-        &prepared.userfaultfd,
-        prepared.contents,
-        prepared.eager,
-    ) {
+    process.kill_if_we_die()?;
+    let mut lost = false;
+    let dropped = drop_content(&mut process, &prepared.places, &mut lost);
+    let replaced = dropped.and_then(|()| {
+        replace(
+            &process,
+            &prepared.places,
+            &prepared.userfaultfd,
+            prepared.contents,
+            prepared.eager,
+        )
+    });
+    let done = match replaced {
         Ok(done) => done,
+        Err(error) if !lost => return Err(error),
         Err(error) => {
             if let Err(ended @ TraceError::Ended { .. }) = process.check_still_there() {
                 return Err(ended.into());
@@ -165,15 +169,16 @@ fn prepare<'a>(
     let pid = process.pid();
     let identity = TargetIdentity::of(process).map_err(AttachError::Look)?;
     let mappings = candidates(process).map_err(AttachError::Look)?;
+    let eager: Vec<Addr> = must_be_present(process)?.into_iter().map(Addr).collect();
     let places = place(&Situation {
         regions: snapshot.regions().as_slice(),
         same_process: is_source(&snapshot.metadata().source, &identity),
         mappings: &mappings,
+        in_use: &eager,
         choices: options.choices,
     })?;
     let target =
         Target::open(pid, identity.name).map_err(|errno| AttachError::own("follow", pid, errno))?;
-    let eager: Vec<Addr> = must_be_present(process)?.into_iter().map(Addr).collect();
     let mut contents = Contents::new(source);
     contents.check(&places, &eager)?;
     let userfaultfd = Userfaultfd::from(create(process)?);
@@ -181,6 +186,9 @@ fn prepare<'a>(
         .agree(features)
         .map_err(|errno| AttachError::Agree { pid, errno })?;
     rehearse(&userfaultfd, &places)?;
+    if asked_to_end() {
+        return Err(AttachError::AskedToEnd);
+    }
     map_missing(process, &places)?;
     Ok(Prepared {
         target,
@@ -273,14 +281,12 @@ struct Replaced {
 
 /// Replaces what is in the target by what is in the snapshot, or by the debt of it.
 fn replace(
-    process: &mut StoppedProcess,
+    process: &StoppedProcess,
     places: &[Place],
     userfaultfd: &Userfaultfd,
     mut contents: Contents<'_>,
     eager: Vec<Addr>,
 ) -> Result<Replaced, AttachError> {
-    process.kill_if_we_die()?;
-    drop_content(process, places)?;
     let memory = TargetMemory::open(process.memory_tid())?;
     let mut eager_bytes = 0;
     for page in eager {
@@ -299,8 +305,11 @@ fn replace(
             eager_bytes += contents.write_all(place, place.at, &memory)?;
             continue;
         }
-        for Present(range) in present_pages(process, place)? {
-            eager_bytes += contents.write_all(place, range, &memory)?;
+        for Present { range, guard } in present_pages(process, place)? {
+            // A guard page has no content, and installing any would take the guard away.
+            if !guard {
+                eager_bytes += contents.write_all(place, range, &memory)?;
+            }
             space.settle(range);
         }
     }

@@ -47,7 +47,9 @@ fn map(caller: &mut RemoteCaller<'_>, place: &Place) -> Result<(), RemoteCallErr
     };
     let execute = if place.executable { libc::PROT_EXEC } else { 0 };
     let rights = libc::PROT_READ | libc::PROT_WRITE | execute;
-    let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE | huge;
+    // Huge pages are reserved now: that there are too few must be found out before anything is lost.
+    let reserve = if huge == 0 { libc::MAP_NORESERVE } else { 0 };
+    let flags = libc::MAP_PRIVATE | libc::MAP_FIXED_NOREPLACE | reserve | huge;
     let at = caller.map_anonymous(place.at.start.0, place.at.len(), rights, flags)?;
     if at != place.at.start.0 {
         // Before Linux 4.17 the flag is not known, and the address only a wish.
@@ -57,10 +59,12 @@ fn map(caller: &mut RemoteCaller<'_>, place: &Place) -> Result<(), RemoteCallErr
     Ok(())
 }
 
-/// Drops what is in the places that are to be filled lazily.
+/// Drops what is in the places that are to be filled lazily. `lost` becomes true when something may be gone: a kernel that
+/// refuses the very first drop has harmed nothing.
 pub(super) fn drop_content(
     process: &mut StoppedProcess,
     places: &[Place],
+    lost: &mut bool,
 ) -> Result<(), AttachError> {
     let pid = process.pid();
     let mut caller = process.caller()?;
@@ -71,17 +75,24 @@ pub(super) fn drop_content(
             (false, true) => MADV_DONTNEED_LOCKED,
             (false, false) => libc::MADV_DONTNEED,
         };
-        caller
-            .advise(place.at.start.0, place.at.len(), advice)
+        let dropped = caller.advise(place.at.start.0, place.at.len(), advice);
+        *lost |= !matches!(dropped, Err(RemoteCallError::Refused(_)));
+        dropped
             .map_err(|error| AttachError::remote("drop the old content of memory", pid, error))?;
     }
+    // Places that were mapped just now, and those that are written at once.
+    *lost = true;
     caller.finish()?;
     Ok(())
 }
 
 /// Pages that are there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Present(pub(super) AddrRange);
+pub(super) struct Present {
+    pub(super) range: AddrRange,
+    /// They are guard pages (MADV_GUARD_INSTALL).
+    pub(super) guard: bool,
+}
 
 /// What is present in a place, in whole pages of its mapping.
 pub(super) fn present_pages(
@@ -94,11 +105,11 @@ pub(super) fn present_pages(
     let mut present = Vec::new();
     pagemap
         .for_each_run(place.at.start.0, place.at.end.0, |run| {
-            if matches!(
-                run.state,
-                PageState::Content | PageState::Zero | PageState::Swapped
-            ) {
-                present.push(Present(AddrRange::new(run.start, run.end)));
+            if run.state != PageState::Absent {
+                present.push(Present {
+                    range: AddrRange::new(run.start, run.end),
+                    guard: run.state == PageState::Guard,
+                });
             }
             Ok::<(), std::io::Error>(())
         })

@@ -188,11 +188,14 @@ impl Engine {
     }
 
     pub(super) fn no_memory(&mut self) {
+        // Whoever has the memory needs time to give it back.
+        std::thread::sleep(Duration::from_millis(1));
         if !self.complaints.memory {
             self.complaints.memory = true;
             tell(
                 &self.target,
-                "there is no memory for its pages (its memory cgroup is at the limit?); its threads wait",
+                "there is no memory for its pages: its memory cgroup is at the limit, or there are no huge pages left \
+                 (raise vm.nr_hugepages); its threads wait",
             );
         }
     }

@@ -3,7 +3,9 @@
 //! When the last descriptor of a userfaultfd is closed the kernel unregisters its memory, and whoever waits or comes later
 //! reads zeros. So a second process, which does nothing else, shares the descriptor table of the one that serves
 //! (CLONE_FILES): when that one dies, of whatever, the descriptors stay open, its threads wait, and the guard kills the
-//! target and all it forked. It shares nothing else: a bug or a shortage of memory that ends one does not end the other.
+//! target with its descendants, and then whoever else touches a page that is missing. It shares nothing else: a bug or a
+//! shortage of memory that ends one does not end the other, and it is in a session of its own with all signals blocked, so
+//! that what is sent to the group of the one does not reach the other.
 #![expect(
     unsafe_code,
     reason = "clone(2) with a shared descriptor table, and memory shared with it"
@@ -13,18 +15,25 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::mem::ManuallyDrop;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
+use nix::sys::signal::SigSet;
+use snapshot_format::PAGE_BYTES;
 
 use super::Target;
-use crate::addr::Addr;
-use crate::terminal::say;
-use crate::uffd::{Stop, Userfaultfd};
+use crate::addr::{Addr, AddrRange};
+use crate::terminal::mention;
+use crate::uffd::{Message, Stop, Userfaultfd};
+
+/// An address where hardly anybody has memory.
+const NOWHERE: Addr = Addr(0x1_0000);
+/// One past the highest page that a program can have, on a processor of four levels of page tables.
+const END_OF_USERS: u64 = 0x7fff_ffff_f000;
 
 const IDLE: u32 = 0;
 const SERVING: u32 = 1;
@@ -32,8 +41,10 @@ const SERVING: u32 = 1;
 /// What both processes see.
 struct Shared {
     state: AtomicU32,
-    /// The target.
+    /// The target: its process id, its pidfd in the table that both share, and its pid namespace.
     pid: AtomicI32,
+    pidfd: AtomicI32,
+    namespace: [AtomicU64; 2],
 }
 
 /// Dropping it, which is what an orderly end does, ends the guard too.
@@ -63,6 +74,9 @@ impl Guard {
         let child =
             unsafe { libc::syscall(libc::SYS_clone, flags, 0_usize, 0_usize, 0_usize, 0_usize) };
         if Errno::result(child)? == 0 {
+            // Neither can fail for a process that has just been made.
+            let _ = nix::unistd::setsid();
+            let _ = SigSet::all().thread_block();
             keep_watch(me.as_fd(), shared);
             // SAFETY: _exit(2) does not return, and runs nothing of this process's: its descriptors are not ours to close.
             unsafe { libc::_exit(0) };
@@ -74,7 +88,12 @@ impl Guard {
 
     /// From now on the target must not outlive this program, unless [`Guard`] is dropped.
     pub fn watch(&self, target: &Target) {
+        let (pidfd, namespace) = target.parts();
         self.shared.pid.store(target.pid, Ordering::SeqCst);
+        self.shared.pidfd.store(pidfd, Ordering::SeqCst);
+        let (device, inode) = namespace.unwrap_or_default();
+        self.shared.namespace[0].store(device, Ordering::SeqCst);
+        self.shared.namespace[1].store(inode, Ordering::SeqCst);
         self.shared.state.store(SERVING, Ordering::SeqCst);
     }
 }
@@ -103,37 +122,95 @@ fn keep_watch(served_by: BorrowedFd<'_>, shared: &Shared) {
     if shared.state.load(Ordering::SeqCst) != SERVING {
         return;
     }
-    let pid = shared.pid.load(Ordering::SeqCst);
-    say(&format!(
+    let target = target_of(shared);
+    let pid = target.pid;
+    // Without waiting for whoever reads it: killing comes first.
+    mention(&format!(
         "uffd-restore: the process that served {pid} was killed; {pid} and what it forked are being killed, for memory is \
          missing that must not read as zeros"
     ));
-    kill_family(pid);
-    // Those that nobody knows to be of the family wait for ever, until somebody ends them; then this ends too.
-    while still_owed() {
+    kill_family(&target);
+    while kill_who_touches(&target) {
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
+/// The target, by the descriptor that the process that served it had: not by a number, which may mean another by now.
+fn target_of(shared: &Shared) -> ManuallyDrop<Target> {
+    let load = |number: &AtomicU64| number.load(Ordering::SeqCst);
+    let namespace = (load(&shared.namespace[0]), load(&shared.namespace[1]));
+    // SAFETY: it was open when it was stored, the one that owned it is dead, and nobody else uses this table any more; it is
+    // not closed here.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(shared.pidfd.load(Ordering::SeqCst)) };
+    let pid = shared.pid.load(Ordering::SeqCst);
+    ManuallyDrop::new(Target::from_parts(pid, pidfd, namespace))
+}
+
 /// Kills a process and its descendants, the youngest first: an orphan would not be known as one of them any more.
-fn kill_family(root: i32) {
-    loop {
-        let descendants = descendants(root);
+fn kill_family(root: &Target) {
+    const LONG_ENOUGH: u32 = 1000;
+    for _ in 0..LONG_ENOUGH {
+        // Once it has ended, its number may mean somebody else.
+        if root.has_ended() {
+            return;
+        }
+        let descendants = descendants(root.pid);
         if descendants.is_empty() {
             break;
         }
-        for pid in descendants {
-            kill(pid);
+        for descendant in descendants {
+            if let Ok(descendant) = Target::open(descendant, String::new()) {
+                let _ = descendant.kill();
+            }
         }
         std::thread::sleep(Duration::from_millis(1));
     }
-    kill(root);
+    let _ = root.kill();
 }
 
-fn kill(pid: i32) {
-    if let Ok(target) = Target::open(pid, String::new()) {
-        let _ = target.kill();
+/// Kills whoever waits for a missing page: orphans, whom nothing else tells to be of the family. True as long as one of the
+/// userfaultfds in the table belongs to an address space that exists.
+fn kill_who_touches(target: &Target) -> bool {
+    let mut alive = false;
+    for descriptor in userfaultfds() {
+        // SAFETY: it was open a moment ago, and nobody else uses this table any more; it is not closed here.
+        let owned = unsafe { OwnedFd::from_raw_fd(descriptor) };
+        let userfaultfd = ManuallyDrop::new(Userfaultfd::from(owned));
+        if userfaultfd.probe(NOWHERE, PAGE_BYTES) == Some(Stop::Gone) {
+            continue;
+        }
+        alive = true;
+        // What the other one had read is told again.
+        let _ = userfaultfd.wake(AddrRange::new(NOWHERE.0, END_OF_USERS));
+        let mut messages = Vec::new();
+        while matches!(userfaultfd.read(&mut messages), Ok(1..)) {}
+        for message in messages {
+            if let Message::Fault(fault) = message
+                && let Some(process) = target.process_of(fault.thread, fault.address)
+            {
+                let _ = process.kill();
+            }
+        }
     }
+    alive
+}
+
+fn userfaultfds() -> Vec<RawFd> {
+    fs::read_dir("/proc/self/fd")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| {
+            fs::read_link(entry.path())
+                .is_ok_and(|link| link.as_os_str() == "anon_inode:[userfaultfd]")
+        })
+        .filter_map(|entry| {
+            entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok())
+        })
+        .collect()
 }
 
 /// Living processes that descend from this one.
@@ -164,34 +241,4 @@ fn descendants(root: i32) -> Vec<i32> {
         false
     };
     parents.keys().copied().filter(is_descendant).collect()
-}
-
-/// True as long as one of the userfaultfds in the table belongs to an address space that exists.
-fn still_owed() -> bool {
-    let descriptors = fs::read_dir("/proc/self/fd")
-        .into_iter()
-        .flatten()
-        .flatten();
-    descriptors
-        .filter(|entry| {
-            fs::read_link(entry.path())
-                .is_ok_and(|link| link.as_os_str() == "anon_inode:[userfaultfd]")
-        })
-        .filter_map(|entry| {
-            entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse::<RawFd>().ok())
-        })
-        .any(exists)
-}
-
-fn exists(descriptor: RawFd) -> bool {
-    const NOWHERE: Addr = Addr(0x1_0000);
-    // SAFETY: it was open a moment ago, and nobody else uses this table any more; it is not closed here.
-    let owned = unsafe { OwnedFd::from_raw_fd(descriptor) };
-    let userfaultfd = ManuallyDrop::new(Userfaultfd::from(owned));
-    let state = userfaultfd.probe(NOWHERE, snapshot_format::PAGE_BYTES);
-    debug_assert!(userfaultfd.as_fd().as_raw_fd() == descriptor);
-    state != Some(Stop::Gone)
 }

@@ -30,7 +30,12 @@ const SIGNAL: u64 = 2;
 const FIRST_SPACE: u64 = 16;
 
 /// Signals that ask this program to end.
-pub const ENDING_SIGNALS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+pub const ENDING_SIGNALS: [Signal; 4] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+];
 
 /// Keeps the signals that ask this program to end from ending it at once, but for those that it was started to ignore
 /// (nohup(1), a shell's background jobs). For the first thread, before it starts others.

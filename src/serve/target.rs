@@ -6,10 +6,11 @@
 
 use std::fs::{self, DirEntry, File};
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::addr::Addr;
 
@@ -43,6 +44,27 @@ impl Target {
             pidfd,
             namespace: namespace_of(pid).as_ref().and_then(identity),
         })
+    }
+
+    /// The numbers that name it in another process that has the same descriptors.
+    pub(super) fn parts(&self) -> (RawFd, Option<Namespace>) {
+        (self.pidfd.as_raw_fd(), self.namespace)
+    }
+
+    /// The process that these numbers name.
+    pub(super) fn from_parts(pid: i32, pidfd: OwnedFd, namespace: Namespace) -> Self {
+        Self {
+            pid,
+            name: String::new(),
+            pidfd,
+            namespace: Some(namespace).filter(|namespace| *namespace != Namespace::default()),
+        }
+    }
+
+    /// True when the process has ended: its number may come to mean another one.
+    pub(super) fn has_ended(&self) -> bool {
+        let mut asked = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        poll(&mut asked, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
     /// For messages.

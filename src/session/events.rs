@@ -57,7 +57,14 @@ impl<I: Installer> Session<I> {
             }
             Message::Event(Event::Remove(range)) => {
                 self.counts.removes += 1;
+                let files = member.space.files_in(range);
                 self.counts.removed += member.space.remove(range) / PAGE_BYTES;
+                // Shared memory is removed for all who map it.
+                for member in self.members.values_mut() {
+                    for &(at, len) in &files {
+                        self.counts.removed += member.space.remove_from_file(at, len) / PAGE_BYTES;
+                    }
+                }
             }
             Message::Event(Event::Unmap(range)) => {
                 self.counts.unmaps += 1;

@@ -59,6 +59,10 @@ impl<I: Installer> Session<I> {
         };
         match stop {
             Stop::Changing | Stop::Partial => self.changed_or(id, Progress::Refused, now),
+            Stop::Present if self.lacks_a_huge_page(id, page) => {
+                self.notices.push(Notice::NoMemory(id));
+                Progress::NoMemory
+            }
             Stop::Present => {
                 self.page_is_present(id, page, put);
                 Progress::Done
@@ -117,6 +121,9 @@ impl<I: Installer> Session<I> {
                 Some(Stop::Unmapped) if batch.len() > kind.page_bytes => single = true,
                 Some(Stop::Present) => {
                     let page = AddrRange::at(rest.start, kind.page_bytes);
+                    if self.lacks_a_huge_page(id, page) {
+                        return (installed, Some((rest.start, Stop::NoMemory)));
+                    }
                     self.page_is_present(id, page, put);
                     rest.start = page.end;
                 }
@@ -158,6 +165,29 @@ impl<I: Installer> Session<I> {
         } else {
             otherwise
         }
+    }
+
+    /// For a huge page EEXIST has a second meaning: there is none left in the pool (`hugetlb_mfill_atomic_pte` in mm/hugetlb.c).
+    /// A private page that is owed cannot be there, for nobody else could have put it there.
+    fn lacks_a_huge_page(&mut self, id: SpaceId, page: AddrRange) -> bool {
+        let Some(member) = self.members.get_mut(&id) else {
+            return false;
+        };
+        let private = member
+            .space
+            .kind_at(page.start)
+            .is_some_and(|kind| !kind.shared);
+        if page.len() == PAGE_BYTES || !private {
+            return false;
+        }
+        if matches!(member.space.at(page.start), Found::Owed(_)) {
+            return true;
+        }
+        // A zero page that is asked for again and again: whoever asks is woken, but no oftener than makes sense.
+        if member.occupied.replace(page.start) == Some(page.start) {
+            self.notices.push(Notice::NoMemory(id));
+        }
+        false
     }
 
     /// The page is there, whoever put it there: a thread that asked in the meantime must be woken, nobody else will.

@@ -52,6 +52,17 @@ pub struct Kind {
     pub shared: bool,
     /// `MADV_WIPEONFORK`: a child finds zeros.
     pub wiped_on_fork: bool,
+    /// Of shared memory: what the mapping shows. The same page may be owed to several mappings, and to several processes.
+    pub file: Option<FileAt>,
+}
+
+/// A place in a file of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileAt {
+    /// What names the file: device and inode.
+    pub file: (u64, u64),
+    /// Offset in bytes.
+    pub offset: u64,
 }
 
 impl Kind {
@@ -60,6 +71,7 @@ impl Kind {
         page_bytes: PAGE_BYTES,
         shared: false,
         wiped_on_fork: false,
+        file: None,
     };
 
     /// Pages of the snapshot in a page of the mapping.
@@ -70,8 +82,12 @@ impl Kind {
 }
 
 impl Cut for Kind {
-    fn cut(self, _: u64) -> Self {
-        self
+    fn cut(self, bytes: u64) -> Self {
+        let file = self.file.map(|at| FileAt {
+            offset: at.offset + bytes,
+            ..at
+        });
+        Self { file, ..self }
     }
 }
 
@@ -202,6 +218,35 @@ impl AddressSpace {
     /// Pages are dropped (REMOVE): from now on they are zero. Returns how many bytes had been owed.
     pub fn remove(&mut self, range: AddrRange) -> u64 {
         self.happened(What::Remove(range))
+    }
+
+    /// The parts of files that a range shows, and their lengths.
+    #[must_use]
+    pub fn files_in(&self, range: AddrRange) -> Vec<(FileAt, u64)> {
+        let mut files = Vec::new();
+        let mut rest = range;
+        while let Some((part, kind)) = self.registered.first_in(rest) {
+            files.extend(kind.file.map(|at| (at, part.len())));
+            rest.start = part.end;
+        }
+        files
+    }
+
+    /// A part of a file was removed, wherever it is mapped. Returns how many bytes had been owed.
+    pub fn remove_from_file(&mut self, removed: FileAt, len: u64) -> u64 {
+        let end = removed.offset.saturating_add(len);
+        let shown: Vec<AddrRange> = self
+            .registered
+            .iter()
+            .filter_map(|(range, kind)| {
+                let at = kind.file.filter(|at| at.file == removed.file)?;
+                let first = removed.offset.max(at.offset);
+                let last = end.min(at.offset + range.len());
+                (first < last)
+                    .then(|| AddrRange::at(range.start.plus(first - at.offset), last - first))
+            })
+            .collect();
+        shown.into_iter().map(|range| self.settle(range)).sum()
     }
 
     /// A range was unmapped (UNMAP). Returns how many bytes had been owed.

@@ -1,7 +1,7 @@
 //! Doing and undoing: what is told late is put where it belongs among what happened.
 
 use super::moves::{Remap, Step, What, without};
-use super::{AddressSpace, Debt, Kind, whole_pages};
+use super::{AddressSpace, Cut, Debt, Kind, whole_pages};
 use crate::addr::{Addr, AddrRange};
 
 /// Which of the things that happened, counted from when everything was last known to be told.
@@ -221,6 +221,7 @@ impl AddressSpace {
             .map(|(part, debt)| (copy.moved(part), debt))
             .collect();
         self.put_back(Vec::new(), owed);
+        let kind = kind.cut(from.since(mapping.start));
         self.registered.set(copy.destination(), kind);
         copy.destination()
     }

@@ -247,6 +247,7 @@ fn owed(world: &World) -> AddressSpace {
             page_bytes: bytes(index),
             shared: mapping.file.is_some(),
             wiped_on_fork: mapping.wiped_on_fork,
+            file: None,
         };
         space.register(range, kind);
         if let Truth::Is(Content::Page(page)) = world.truth(0, index) {

@@ -109,6 +109,17 @@ pub enum PlacementError {
         /// The place.
         at: String,
     },
+    /// The target maps the same shared memory a second time, and would find zeros there.
+    #[error(
+        "{mapping} is mapped a second time, as {other}, which is not to be restored: what is read there first would be zero for \
+         both; restore both (--region for each)"
+    )]
+    MappedElsewhere {
+        /// The mapping to restore.
+        mapping: String,
+        /// The other one.
+        other: String,
+    },
     /// Two regions in one place.
     #[error("two regions would go to the same addresses, {first} and {second}: check --region")]
     Overlap {

@@ -175,12 +175,19 @@ fn by_name<'a>(situation: &Situation<'a>, region: &PlacedRegion) -> Vec<&'a Cand
         .collect()
 }
 
-/// Anonymous mappings of the same size and kind.
+/// Anonymous mappings of the same size and kind, large enough for a VM, that no thread stands on.
 fn by_size<'a>(situation: &Situation<'a>, region: &PlacedRegion) -> Vec<&'a Candidate> {
+    /// No VM has less memory. The stack of a thread usually has.
+    const SMALLEST_VM: u64 = 16 << 20;
     situation
         .mappings
         .iter()
         .filter(|candidate| candidate.backing == Backing::Anonymous && is_alike(candidate, region))
+        .filter(|candidate| candidate.mapping.line.len() >= SMALLEST_VM)
+        .filter(|candidate| {
+            let range = range_of(candidate);
+            !situation.in_use.iter().any(|&page| range.contains(page))
+        })
         .filter(|candidate| {
             candidate.mapping.line.name != "[heap]" && !candidate.mapping.flags.grows_down
         })

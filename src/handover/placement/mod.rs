@@ -18,7 +18,7 @@ use self::matching::{Spot, find};
 use crate::addr::{Addr, AddrRange};
 use crate::capture::backing::Backing;
 use crate::capture::select::Candidate;
-use crate::space::Kind;
+use crate::space::{FileAt, Kind};
 
 /// How memory gets into its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +61,8 @@ pub struct Situation<'a> {
     pub same_process: bool,
     /// The target's mappings, in address order.
     pub mappings: &'a [Candidate],
+    /// Pages that the target's threads use as they stand: tops of stacks, thread control blocks.
+    pub in_use: &'a [Addr],
     /// What the user said. Empty: all regions, where they belong.
     pub choices: &'a [Choice],
 }
@@ -87,6 +89,7 @@ pub fn place(situation: &Situation<'_>) -> Result<Vec<Place>, PlacementError> {
         places.extend(pieces(situation, spot)?);
     }
     places.sort_by_key(|place| place.at.start);
+    refuse_half_a_file(situation, &places)?;
     if let Some(pair) = places
         .windows(2)
         .find(|pair| pair[0].at.overlaps(pair[1].at))
@@ -164,6 +167,28 @@ fn refuse_half_a_rollback(situation: &Situation<'_>) -> Result<(), PlacementErro
     })
 }
 
+/// Who looks at a page of a shared file through a mapping that is not registered finds zeros, and leaves them there for all.
+fn refuse_half_a_file(situation: &Situation<'_>, places: &[Place]) -> Result<(), PlacementError> {
+    for place in places {
+        let Some(at) = place.kind.file else { continue };
+        for candidate in situation.mappings {
+            let line = &candidate.mapping.line;
+            let mapping = AddrRange::new(line.start, line.end);
+            let same = (line.device.major << 32 | line.device.minor, line.inode) == at.file;
+            let overlaps = line.offset < at.offset + place.mapping.len()
+                && at.offset < line.offset + mapping.len();
+            let restored = places.iter().any(|other| other.mapping == mapping);
+            if same && overlaps && !restored {
+                return Err(PlacementError::MappedElsewhere {
+                    mapping: place.name.clone(),
+                    other: line.to_string(),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
 /// A spot, cut at the borders of the target's mappings. Where there is none, it is to be made.
 fn pieces(situation: &Situation<'_>, spot: &Spot<'_>) -> Result<Vec<Place>, PlacementError> {
     let mut places = Vec::new();
@@ -214,6 +239,15 @@ fn piece(
                 mapping: line.to_string(),
             });
         }
+        _ if line.shared && flags.locked => {
+            return Err(wrong(
+                "it is shared and locked into memory (mlock, mlockall), and cannot be emptied from outside",
+            ));
+        }
+        // What the file has shows through without a fault, and what is written must be a whole page.
+        Backing::Memory if !line.shared && flags.hugetlb => {
+            return Err(wrong("it is a private mapping of a file of huge pages"));
+        }
         Backing::Anonymous => Way::Lazy,
         Backing::Memory if line.shared => Way::Lazy,
         // What the file has shows through wherever nothing was written, without a fault.
@@ -231,6 +265,10 @@ fn piece(
         },
         shared: line.shared,
         wiped_on_fork: flags.wiped_on_fork,
+        file: line.shared.then_some(FileAt {
+            file: (line.device.major << 32 | line.device.minor, line.inode),
+            offset: line.offset,
+        }),
     };
     if !at.start.0.is_multiple_of(kind.page_bytes) || !at.len().is_multiple_of(kind.page_bytes) {
         return Err(wrong("the region would cover only a part of a huge page"));
@@ -239,11 +277,7 @@ fn piece(
         at,
         first: spot.page_at(at.start),
         mapping,
-        way: if flags.hugetlb && way == Way::Eager {
-            Way::Lazy
-        } else {
-            way
-        },
+        way,
         kind,
         locked: flags.locked,
         executable: false,

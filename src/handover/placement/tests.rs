@@ -87,6 +87,7 @@ fn decide(
         regions,
         same_process,
         mappings,
+        in_use: &[],
         choices: &choices,
     })
 }
@@ -349,4 +350,41 @@ fn private_mappings_of_memory_files_are_restored_at_once() {
     )
     .expect("it fits");
     assert_eq!(places[0].way, Way::Eager);
+}
+
+#[test]
+fn memory_that_a_thread_stands_on_is_no_guest() {
+    let regions = snapshot(vec![region(0x7000_0000, 64 * MIB, "")]);
+    let mappings = [mapping(0x6000_0000, 64 * MIB, "")];
+    let in_use = [Addr(0x6000_0000 + 64 * MIB - 0x1000)];
+    let situation = Situation {
+        regions: &regions,
+        same_process: false,
+        mappings: &mappings,
+        in_use: &in_use,
+        choices: &[],
+    };
+    let error = place(&situation).expect_err("a stack");
+    assert!(matches!(error, PlacementError::Missing { .. }), "{error}");
+    let small = snapshot(vec![region(0x7000_0000, 8 * MIB, "")]);
+    let stack = [mapping(0x6000_0000, 8 * MIB, "")];
+    assert!(
+        decide(&small, &stack, false, &[]).is_err(),
+        "as large as a stack"
+    );
+}
+
+#[test]
+fn what_cannot_be_emptied_is_refused() {
+    let regions = snapshot(vec![region(0x7000_0000, MIB, "/memfd:ram")]);
+    let mut locked = mapping(0x7000_0000, MIB, "/memfd:ram");
+    locked.mapping.flags.locked = true;
+    let error = decide(&regions, &[locked], true, &[]).expect_err("locked");
+    assert!(error.to_string().contains("mlock"), "{error}");
+    let regions = snapshot(vec![region(0x7000_0000, 2 * MIB, "/dev/shm/huge")]);
+    let mut huge = mapping(0x7000_0000, 2 * MIB, "/dev/shm/huge");
+    huge.mapping.flags.hugetlb = true;
+    huge.mapping.page_kib = 2048;
+    let error = decide(&regions, &[huge], true, &[]).expect_err("private, of a file");
+    assert!(error.to_string().contains("huge pages"), "{error}");
 }
