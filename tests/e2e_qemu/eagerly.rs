@@ -1,7 +1,7 @@
 //! Without the daemon: all RAM is written before the guest runs. Shows that saving and restoring is right by itself, and
 //! that the guest finds a page that is not.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
 use super::vm::flow::{boot, go_on, prepare, save};
@@ -20,7 +20,11 @@ fn a_guest_goes_on_and_finds_a_damaged_page() {
     let (source, full) = boot(&stage, &machine);
     let saved = save(&stage, &machine, source, full, &[]);
     assert_devices_only(&saved);
+    // What the guest writes when it goes on the first time must not be there when it does so again.
+    let disk = disk_file(&machine);
+    let disk_then = fs::read(&disk).expect("the disk");
     let restore = || {
+        fs::write(&disk, &disk_then).expect("the disk");
         let qemu = prepare(&stage, &machine, &saved);
         let (snapshot, pid) = (&saved.snapshot, qemu.pid());
         fill(&stage.uffd_snapshot, snapshot, pid, &machine.memory);
@@ -41,6 +45,15 @@ fn a_guest_goes_on_and_finds_a_damaged_page() {
         assert!(passed < 2, "the guest did not notice");
     }
     assert!(qemu.console.transcript().contains("is damaged"));
+}
+
+/// The file behind the guest's disk.
+fn disk_file(machine: &Machine) -> String {
+    let drive = machine.disk.as_deref().expect("it has one");
+    let file = drive
+        .split(',')
+        .find_map(|option| option.strip_prefix("file="));
+    file.expect("a file").to_owned()
 }
 
 /// Changes a byte in the middle of a page that the guest checks.

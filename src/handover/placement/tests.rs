@@ -59,7 +59,8 @@ fn mapping(start: u64, len: u64, name: &str) -> Candidate {
             exec: false,
         },
         shared,
-        inode: u64::from(name.starts_with('/')),
+        // Another file for each.
+        inode: if name.starts_with('/') { start } else { 0 },
         name: name.to_owned(),
         ..MapsLine::default()
     };
@@ -387,4 +388,28 @@ fn what_cannot_be_emptied_is_refused() {
     huge.mapping.page_kib = 2048;
     let error = decide(&regions, &[huge], true, &[]).expect_err("private, of a file");
     assert!(error.to_string().contains("huge pages"), "{error}");
+}
+
+#[test]
+fn shared_memory_that_is_mapped_twice_is_restored_in_both_places() {
+    let regions = snapshot(vec![
+        region(0x7000_0000, MIB, "/memfd:ram"),
+        region(0x7100_0000, MIB, "/memfd:ram"),
+    ]);
+    let mut mappings = [
+        mapping(0x7000_0000, MIB, "/memfd:ram"),
+        mapping(0x7100_0000, MIB, "/memfd:ram"),
+    ];
+    mappings[1].mapping.line.inode = mappings[0].mapping.line.inode;
+    assert_eq!(
+        decide(&regions, &mappings, true, &[]).expect("both").len(),
+        2
+    );
+    let error = decide(&regions, &mappings, true, &["0x70000000"]).expect_err("one alone");
+    assert!(error.to_string().contains("0x71000000"), "{error}");
+    mappings[1].mapping.line.offset = MIB;
+    assert!(
+        decide(&regions, &mappings, true, &["0x70000000"]).is_ok(),
+        "another part of it"
+    );
 }
