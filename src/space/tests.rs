@@ -221,3 +221,42 @@ fn a_second_place_of_a_shared_mapping_is_owed_the_same() {
         "there is another mapping"
     );
 }
+
+#[test]
+fn what_is_removed_from_a_file_is_removed_wherever_it_is_mapped() {
+    let at = |offset| FileAt {
+        file: (1, 7),
+        offset,
+    };
+    let shared = |offset| Kind {
+        shared: true,
+        file: Some(at(offset)),
+        ..Kind::PRIVATE
+    };
+    let mut space = space();
+    // Both show the file; Z from its second page on.
+    space.register(range(X), shared(0));
+    space.register(range(Z), shared(0x1000));
+    space.remap(remap(Z, Y));
+    space.unmap(range(Z));
+    let files = space.files_in(AddrRange::new(X + 0x1000, X + 0x2000));
+    assert_eq!(files, [(at(0x1000), 0x1000)]);
+    assert_eq!(space.remove(AddrRange::new(X + 0x1000, X + 0x2000)), 0x1000);
+    assert_eq!(space.remove_from_file(at(0x1000), 0x1000), 0x1000);
+    assert_eq!(super::tests::at(&space, Y), Found::Nothing);
+    assert_eq!(
+        super::tests::at(&space, Y + 0x1000),
+        Found::Owed(PageNo(101))
+    );
+    assert_eq!(super::tests::at(&space, X), Found::Owed(PageNo(0)));
+    assert_eq!(
+        space.remove_from_file(
+            FileAt {
+                file: (1, 8),
+                offset: 0
+            },
+            LEN
+        ),
+        0
+    );
+}

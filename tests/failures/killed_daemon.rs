@@ -1,9 +1,10 @@
 //! The daemon itself is killed. Nobody may go on and read zeros.
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
 
 use super::actor::Actor;
-use super::daemon::Daemon;
+use super::daemon::{Daemon, restoring};
 use super::lab::Lab;
 use super::support::{state, wait_until};
 
@@ -69,5 +70,50 @@ fn children_die_too() {
         let ended = |pid: i32| matches!(state(pid), 'Z' | 'X' | '?');
         actor.has_ended() && children.iter().all(|&child| ended(child))
     });
+    daemon.end();
+}
+
+/// What a terminal or a shell sends to the group of the daemon does not reach who watches over it.
+#[test]
+fn a_signal_to_its_group_does_not_kill_the_guard() {
+    use std::os::unix::process::CommandExt;
+    let (_lab, snapshot) = Lab::with_snapshot(64);
+    for signal in [Signal::SIGKILL, Signal::SIGUSR1, Signal::SIGQUIT] {
+        let mut actor = Actor::start(64);
+        let mut command = restoring(&snapshot, &actor, &[]);
+        command.process_group(0);
+        let daemon = Daemon::spawn(command);
+        daemon.hear("serving");
+        assert_eq!(actor.ask("read 19"), "new");
+        killpg(Pid::from_raw(daemon.pid()), signal).expect("it runs");
+        if signal == Signal::SIGQUIT {
+            // Asks it to end, and it finishes first.
+            daemon.end().assert(0, &["asked to end"]);
+            actor.assert_restored();
+        } else {
+            wait_until("the target's death", || actor.has_ended());
+            drop(daemon.end());
+        }
+    }
+}
+
+/// An orphan is in nobody's list. It is killed when it touches a page that is missing, and not before.
+#[test]
+fn an_orphan_is_killed_when_it_touches_what_is_missing() {
+    let (_lab, snapshot) = Lab::with_snapshot(64);
+    let mut actor = Actor::start(64);
+    let daemon = Daemon::serving(&snapshot, &actor, &[]);
+    let orphan: i32 = actor.ask("sleeper").parse().expect("a pid");
+    wait_until("the child stands still", || state(orphan) == 'T');
+    actor.target.tell("end");
+    wait_until("the parent's end", || actor.has_ended());
+    daemon.signal(Signal::SIGKILL);
+    // Nobody else has its number meanwhile, for nobody has waited for the parent.
+    assert_eq!(state(orphan), 'T');
+    kill(Pid::from_raw(orphan), Signal::SIGCONT).expect("it is there");
+    wait_until("the orphan's death", || {
+        matches!(state(orphan), 'Z' | 'X' | '?')
+    });
+    assert_eq!(actor.target.rest(), "", "it has seen nothing");
     daemon.end();
 }

@@ -73,6 +73,7 @@ fn obey(area: &Area, line: &str) {
         "namespaced" => say(&in_child(true, || touch_without_handler(area, number()))),
         "linger" => linger(area, number()),
         "orphan" => orphan(area),
+        "sleeper" => sleeper(area),
         "exec" => {
             let error = Command::new("sleep").arg("60").exec();
             panic!("exec: {error}");
@@ -244,6 +245,23 @@ fn linger(area: &Area, count: usize) {
 }
 
 /// A child that goes on when this process has ended: its survey goes to the test, when it says so.
+/// A child that outlives its parent, standing still; it looks at all memory when it is continued.
+fn sleeper(area: &Area) {
+    // SAFETY: see `fork`.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        nix::unistd::alarm::set(60);
+        say(&std::process::id().to_string());
+        nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP).expect("stop");
+        say(&survey(area));
+        // SAFETY: ends this process and nothing else.
+        unsafe { libc::_exit(0) };
+    }
+    if hear().is_some() {
+        end();
+    }
+}
+
 fn orphan(area: &Area) {
     let parent = nix::unistd::getpid();
     // SAFETY: see `fork`.
