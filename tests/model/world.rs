@@ -298,28 +298,26 @@ impl World {
         }
     }
 
-    /// Whether a page may be found like this.
-    pub(crate) fn agrees(&self, mm: usize, slot: usize, entry: Entry) -> bool {
-        let expected = match self.truth(mm, slot) {
+    /// Complains about a page that is not what it should be.
+    pub(crate) fn check(&mut self, mm: usize, slot: usize, entry: Entry, when: &str) {
+        let truth = self.truth(mm, slot);
+        let expected = match truth {
             Truth::Is(Content::Page(page)) => image::expected(page),
             Truth::Is(content) => Entry::Holds(content),
             Truth::PoisonOrZero if entry == Entry::Poison => Entry::Poison,
             Truth::PoisonOrZero => Entry::Holds(Content::Zero),
         };
-        entry == expected || (entry == Entry::Poison && self.mms[mm].orphan)
-    }
-
-    /// Complains about a page that is not what it should be.
-    pub(crate) fn check(&mut self, mm: usize, slot: usize, entry: Entry, when: &str) {
-        if !self.agrees(mm, slot, entry) {
-            let truth = self.truth(mm, slot);
-            self.fail(|| {
-                let at = address(slot);
-                format!("{when}: mm{mm} slot {slot} ({at}) is {entry:?}, should be {truth:?}")
-            });
-        } else if entry == Entry::Poison && self.truth(mm, slot) == Truth::Is(Content::Zero) {
-            self.count(Case::OrphanPoison);
+        if entry == expected {
+            return;
         }
+        if entry == Entry::Poison && self.mms[mm].orphan {
+            self.count(Case::OrphanPoison);
+            return;
+        }
+        self.fail(|| {
+            let at = address(slot);
+            format!("{when}: mm{mm} slot {slot} ({at}) is {entry:?}, should be {truth:?}")
+        });
     }
 
     /// The mapping that a slot lies in.
