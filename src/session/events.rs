@@ -44,7 +44,7 @@ impl<I: Installer> Session<I> {
     }
 
     /// Applies one message. True for an event.
-    fn apply(&mut self, id: SpaceId, message: &Message, now: Instant) -> bool {
+    pub(super) fn apply(&mut self, id: SpaceId, message: &Message, now: Instant) -> bool {
         let Some(member) = self.members.get_mut(&id) else {
             return false;
         };

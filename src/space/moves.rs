@@ -18,6 +18,13 @@
 //! * *Late cut.* A move to a place that is occupied as far as we know, and no UNMAP of that place: what was there had left
 //!   before, and that is yet to be told. The UNMAP that tells of it does not concern what has come.
 //!
+//! An UNMAP of X before a REMAP Z→X may also be a munmap(2) of its own. The kernel tells only of memory that is registered, so
+//! events that concern nothing that is known make an order unlikely (`oddity`), and of two orders the likelier is taken.
+//!
+//! What nobody can know, because the kernel tells the same of different things, is about moves onto registered memory while
+//! other threads change the same places: two of them to one place at once; an munmap(2) of the place where one is arriving;
+//! moves that grow, shrink or keep their source (MREMAP_DONTUNMAP). `tests/model/limits.rs` has the list.
+//!
 //! What has been told of is kept for as long as something may come late: until the kernel's count of changes under way
 //! (`mmap_changing` in fs/userfaultfd.c) is zero, which is raised before anything moves and lowered when the last event of
 //! the call has been read. While it is not, nothing can be installed, so nothing is done on the strength of a wrong order.

@@ -184,7 +184,10 @@ impl AddressSpace {
 
     /// Undoes what happened from a step on, and returns it.
     fn undo_from(&mut self, index: usize) -> Vec<Step> {
-        let mut undone = self.moves.steps.split_off(index);
+        let mut undone = self
+            .moves
+            .steps
+            .split_off(index.min(self.moves.steps.len()));
         for step in undone.iter_mut().rev() {
             match &step.what {
                 What::Move { remap, .. } => {

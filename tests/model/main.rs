@@ -12,6 +12,7 @@
 //! | `daemon.rs`   | whoever calls the rules                                                             |
 //! | `oracle.rs`   | what must be true in the end                                                        |
 //! | `run.rs`      | one schedule, and many                                                               |
+//! | `directed.rs` | what schedules at random meet too seldom                                            |
 //! | `coverage.rs` | that the hard cases were there                                                      |
 //!
 //! `MODEL_SEED=N cargo test --test model one_schedule -- --nocapture` shows what happens in a schedule, `MODEL_SCHEDULES=N`
@@ -20,6 +21,7 @@
 mod calls;
 mod coverage;
 mod daemon;
+mod directed;
 mod image;
 mod kernel;
 mod limits;

@@ -1,0 +1,125 @@
+//! What schedules at random meet too seldom: a kernel that answers as it is told to.
+
+use std::collections::VecDeque;
+use std::os::fd::RawFd;
+use std::time::Instant;
+
+use snapshot_format::{PAGE_SIZE, PageNo};
+use uffd_restore::addr::{Addr, AddrRange};
+use uffd_restore::session::{
+    Block, Installer, OnFailure, Request, Session, SpaceId, Supplier, Turn, What,
+};
+use uffd_restore::space::{AddressSpace, Kind};
+use uffd_restore::uffd::{Event, Fault, Message, Outcome, ReadError, Stop};
+
+const X: AddrRange = AddrRange::new(0x10_0000, 0x10_1000);
+const Y: AddrRange = AddrRange::new(0x20_0000, 0x20_1000);
+
+/// Everything fails in one way, or nothing does.
+#[derive(Debug, Default)]
+struct Script {
+    messages: VecDeque<Message>,
+    stop: Option<Stop>,
+    installed: Vec<Addr>,
+}
+
+impl Script {
+    fn fill(&mut self, range: AddrRange) -> Outcome {
+        if let Some(stop) = self.stop {
+            return Outcome::stopped(stop);
+        }
+        self.installed.push(range.start);
+        Outcome::complete(range.len())
+    }
+}
+
+impl Installer for Script {
+    fn read(&mut self, messages: &mut Vec<Message>) -> Result<usize, ReadError> {
+        messages.extend(&self.messages);
+        Ok(self.messages.drain(..).count())
+    }
+    fn copy(&mut self, at: Addr, content: &[u8]) -> Outcome {
+        self.fill(AddrRange::at(at, content.len() as u64))
+    }
+    fn zero(&mut self, range: AddrRange) -> Outcome {
+        self.fill(range)
+    }
+    fn poison(&mut self, range: AddrRange) -> Outcome {
+        self.fill(range)
+    }
+    fn wake(&mut self, _: AddrRange) {}
+    fn probe(&mut self, _: Addr, _: u64) -> Option<Stop> {
+        self.stop
+    }
+    fn of_child(&mut self, _: RawFd) -> Self {
+        Self::default()
+    }
+}
+
+struct Nothing;
+
+impl Supplier for Nothing {
+    fn fetch(&mut self, _: &Request) -> Option<&Block> {
+        None
+    }
+}
+
+/// X is owed a page, Y none.
+fn session() -> (Session<Script>, SpaceId) {
+    let mut space = AddressSpace::new();
+    space.register(X, Kind::PRIVATE);
+    space.register(Y, Kind::PRIVATE);
+    space.owe(X, PageNo(7));
+    let mut session = Session::new(OnFailure::Poison);
+    let id = session.add(Script::default(), space);
+    (session, id)
+}
+
+fn script(session: &mut Session<Script>, id: SpaceId) -> &mut Script {
+    session.installer_mut(id).expect("a member")
+}
+
+#[test]
+fn faults_that_are_read_during_a_delivery_are_answered() {
+    let (mut session, id) = session();
+    let now = Instant::now();
+    let request = session.fill_request(id, 1).expect("a page is owed");
+    let mut block = Block::default();
+    block.bytes.resize(PAGE_SIZE, 1);
+    block.push(7, What::Bytes(0));
+    let kernel = script(&mut session, id);
+    kernel.stop = Some(Stop::Unmapped);
+    kernel.messages.push_back(Message::Fault(Fault {
+        address: Y.start,
+        ..Fault::default()
+    }));
+    assert_eq!(session.deliver_fill(&request, &block, now), Turn::Soon);
+    script(&mut session, id).stop = None;
+    assert_eq!(session.turn(id, &mut Nothing, now), Turn::Idle);
+    assert_eq!(script(&mut session, id).installed, [Y.start]);
+}
+
+#[test]
+fn nothing_is_finished_as_long_as_something_is_half_told() {
+    let (mut session, id) = session();
+    let now = Instant::now();
+    let kernel = script(&mut session, id);
+    kernel.stop = Some(Stop::Changing);
+    // What is told first of X→Y (onto Y) and Y→X.
+    let remap = |from: AddrRange, to: AddrRange| {
+        Message::Event(Event::Remap {
+            from: from.start,
+            to: to.start,
+            len: from.len(),
+        })
+    };
+    kernel.messages.push_back(Message::Event(Event::Unmap(Y)));
+    kernel.messages.push_back(remap(Y, X));
+    assert_eq!(session.turn(id, &mut Nothing, now), Turn::Soon);
+    assert_eq!(session.owes(), 0);
+    assert!(!session.is_finished(id), "the page is at X again");
+    let kernel = script(&mut session, id);
+    kernel.messages.push_back(remap(X, Y));
+    session.turn(id, &mut Nothing, now);
+    assert_eq!(session.owes(), X.len());
+}
