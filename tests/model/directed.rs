@@ -123,3 +123,45 @@ fn nothing_is_finished_as_long_as_something_is_half_told() {
     session.turn(id, &mut Nothing, now);
     assert_eq!(session.owes(), X.len());
 }
+
+/// With no page left in the pool the kernel says EEXIST of a huge page that is not there.
+#[test]
+fn a_huge_page_that_cannot_be_had_stays_owed() {
+    const HUGE: u64 = 2 << 20;
+    let range = AddrRange::new(0x4000_0000, 0x4000_0000 + HUGE);
+    let mut space = AddressSpace::new();
+    let kind = Kind {
+        page_bytes: HUGE,
+        ..Kind::PRIVATE
+    };
+    space.register(range, kind);
+    space.owe(range, PageNo(0));
+    let mut session = Session::new(OnFailure::Poison);
+    let id = session.add(Script::default(), space);
+    let now = Instant::now();
+    let mut block = Block::default();
+    block.bytes.resize(512 * PAGE_SIZE, 1);
+    for page in 0..512 {
+        block.push(
+            page,
+            What::Bytes(usize::try_from(page).expect("small") * PAGE_SIZE),
+        );
+    }
+    let request = session.fill_request(id, 512).expect("a page is owed");
+    script(&mut session, id).stop = Some(Stop::Present);
+    session.deliver_fill(&request, &block, now);
+    assert_eq!(session.owes(), HUGE, "by prefill");
+    script(&mut session, id)
+        .messages
+        .push_back(Message::Fault(Fault {
+            address: range.start,
+            ..Fault::default()
+        }));
+    session.turn(id, &mut Nothing, now);
+    assert_eq!(session.deliver(&request, &block, now), Turn::Soon);
+    assert_eq!(session.owes(), HUGE, "by demand");
+    assert_eq!(session.waiting(id), 1, "whoever waits, waits");
+    script(&mut session, id).stop = None;
+    session.deliver(&request, &block, now);
+    assert_eq!((session.owes(), session.waiting(id)), (0, 0));
+}
