@@ -9,7 +9,7 @@ use super::readiness::{Pidfile, ReadyDescriptor};
 use super::summary;
 use crate::cli::restore::{Cli, OnFailureName, PrefillName};
 use crate::failure::Failure;
-use crate::handover::{self, Attached};
+use crate::handover::{self, AttachError, Attached};
 use crate::serve::{self, Guard, Outcome, Prefill, ServeError, Server};
 use crate::session::OnFailure;
 use crate::source::SnapshotSource;
@@ -57,7 +57,16 @@ pub(super) fn run(args: Cli) -> Result<ExitCode, Failure> {
         on_failure,
         guard: Some(&guard),
     };
-    let attached = handover::attach(&snapshot, &source, &options)?;
+    let attached = match handover::attach(&snapshot, &source, &options) {
+        Ok(attached) => attached,
+        Err(error) => {
+            if matches!(error, AttachError::Destroyed { killed: false, .. }) {
+                // Some of its threads may run. The guard keeps its descriptor open, so that they wait.
+                std::mem::forget(guard);
+            }
+            return Err(error.into());
+        }
+    };
     let serving = summary::serving(&attached, &path, args.json);
     let target = attached.handover.target.describe();
     let Attached { handover, .. } = attached;

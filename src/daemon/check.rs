@@ -113,7 +113,7 @@ fn check() -> Checked {
             missing,
         }
     };
-    let serve = ["userfaultfd", "events", "CAP_SYS_PTRACE"];
+    let serve = ["userfaultfd", "events", "CAP_SYS_PTRACE", "Yama"];
     let with = |more: &[&'static str]| [&serve[..], more].concat();
     let modes = vec![
         mode(SERVE, &serve),
