@@ -7,6 +7,10 @@ use std::fmt;
 pub struct Addr(pub u64);
 
 impl Addr {
+    /// An address where hardly anybody has memory, and above what the kernel keeps free (vm.mmap_min_addr). Asking a
+    /// userfaultfd about it tells of the address space as a whole.
+    pub const NOWHERE: Self = Self(0x1_0000);
+
     /// The start of the page of `page_bytes` (a power of two) that the address lies in.
     #[must_use]
     pub const fn page(self, page_bytes: u64) -> Self {

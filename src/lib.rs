@@ -12,6 +12,7 @@ pub mod failure;
 pub mod handover;
 mod origin;
 pub mod output;
+mod pidfd;
 mod priority;
 pub mod progress;
 pub mod serve;

@@ -13,10 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use sleepers::{block, leak, syscall};
+use support::calling::{assert_calls, hear_thread, signal_handling, stop};
 use support::{Target, hear, play_role, say, state, wait_until};
-use uffd_restore::tracee::{
-    DEFAULT_STOP_TIMEOUT, RemoteCallError, RemoteCaller, StoppedProcess, TraceError,
-};
+use uffd_restore::tracee::{RemoteCallError, StoppedProcess, TraceError};
 
 #[test]
 fn role() {
@@ -26,30 +25,6 @@ fn role() {
         ("sequence", sequence),
         ("filtered", filtered),
     ]);
-}
-
-fn stop(pid: i32) -> StoppedProcess {
-    StoppedProcess::stop(pid, DEFAULT_STOP_TIMEOUT).expect("stop")
-}
-
-/// The thread whose id the target says next.
-fn hear_thread(target: &mut Target) -> i32 {
-    i32::try_from(target.hear_numbers()[0]).expect("a thread's id")
-}
-
-fn assert_calls(caller: &mut RemoteCaller<'_>) {
-    let tid = u64::try_from(caller.tid()).expect("positive");
-    assert_eq!(caller.call(libc::SYS_gettid, [0; 6]).expect("gettid"), tid);
-}
-
-/// Fields of the thread's status that say how signals are handled.
-fn signal_handling(tid: i32) -> Vec<String> {
-    let text = std::fs::read_to_string(format!("/proc/{tid}/status")).expect("status");
-    let wanted = ["SigPnd", "SigBlk", "SigIgn", "SigCgt", "Seccomp"];
-    text.lines()
-        .filter(|line| wanted.iter().any(|field| line.starts_with(field)))
-        .map(str::to_owned)
-        .collect()
 }
 
 fn send(pid: i32, tid: i32, signal: i32) {

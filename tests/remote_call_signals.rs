@@ -11,38 +11,13 @@ use std::thread;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sleepers::{leak, syscall};
+use support::calling::{assert_calls, hear_thread, signal_handling, stop};
 use support::{Target, assert_left_alone, hear, play_role, say, state, wait_until};
-use uffd_restore::tracee::{
-    DEFAULT_STOP_TIMEOUT, RemoteCallError, RemoteCaller, StopCause, StoppedProcess, TraceError,
-};
+use uffd_restore::tracee::{RemoteCallError, StopCause, TraceError};
 
 #[test]
 fn role() {
     play_role(&[("handler", handler)]);
-}
-
-fn stop(pid: i32) -> StoppedProcess {
-    StoppedProcess::stop(pid, DEFAULT_STOP_TIMEOUT).expect("stop")
-}
-
-/// The thread whose id the target says next.
-fn hear_thread(target: &mut Target) -> i32 {
-    i32::try_from(target.hear_numbers()[0]).expect("a thread's id")
-}
-
-fn assert_calls(caller: &mut RemoteCaller<'_>) {
-    let tid = u64::try_from(caller.tid()).expect("positive");
-    assert_eq!(caller.call(libc::SYS_gettid, [0; 6]).expect("gettid"), tid);
-}
-
-/// Fields of the thread's status that say how signals are handled.
-fn signal_handling(tid: i32) -> Vec<String> {
-    let text = std::fs::read_to_string(format!("/proc/{tid}/status")).expect("status");
-    let wanted = ["SigPnd", "SigBlk", "SigIgn", "SigCgt", "Seccomp"];
-    text.lines()
-        .filter(|line| wanted.iter().any(|field| line.starts_with(field)))
-        .map(str::to_owned)
-        .collect()
 }
 
 /// Two real-time signals of which none may get lost, and two of the old kind.

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 
 use super::error::HandoverError;
-use super::pidfd::{fetch, pidfd, pidfd_of_thread};
+use crate::pidfd::{fetch, pidfd, pidfd_of_thread};
 use crate::tracee::{RemoteCallError, RemoteCaller, Scratch};
 
 /// Offsets in the scratch memory, all of them multiples of 8 as the kernel wants them.

@@ -6,7 +6,6 @@
 //! | `placement/`      | which region goes where; decided before anything is touched                 |
 //! | `remote_uffd.rs`  | [`create`]: a userfaultfd made inside of a stopped process                  |
 //! | `guests.rs`       | descriptors that a target has for a moment, and how they get in and out     |
-//! | `pidfd.rs`        | [`pidfd`], and fetching a descriptor of another process                     |
 //! | `eager.rs`        | [`must_be_present`]: pages that cannot wait for a fault                     |
 //! | `contents.rs`     | content that goes into the target before it runs                            |
 //! | `memory.rs`       | making memory, emptying it, and what is left in it                          |
@@ -20,13 +19,12 @@ mod eager;
 mod error;
 mod guests;
 mod memory;
-mod pidfd;
 pub mod placement;
 mod remote_uffd;
 
+pub use crate::pidfd::pidfd;
 pub use attach::{Attached, Options, attach};
 pub use attach_error::AttachError;
 pub use eager::must_be_present;
 pub use error::HandoverError;
-pub use pidfd::pidfd;
 pub use remote_uffd::create;

@@ -22,8 +22,6 @@ use crate::uffd::{Stop, Userfaultfd};
 
 /// How often address spaces that say nothing are asked whether they still exist: no event tells of exit or exec.
 const LOOK_AROUND: Duration = Duration::from_millis(100);
-/// An address where hardly anybody has memory: see [`Userfaultfd::probe`].
-const NOWHERE: Addr = Addr(0x1_0000);
 
 /// A session and everything around it.
 pub(super) struct Engine {
@@ -287,7 +285,7 @@ impl Engine {
         for id in spaces {
             let userfaultfd = self.session.installer_mut(id);
             let state = userfaultfd
-                .and_then(|userfaultfd| Installer::probe(userfaultfd, NOWHERE, PAGE_BYTES));
+                .and_then(|userfaultfd| Installer::probe(userfaultfd, Addr::NOWHERE, PAGE_BYTES));
             if state == Some(Stop::Gone) {
                 self.gone(id);
             } else {

@@ -30,8 +30,6 @@ use crate::addr::{Addr, AddrRange};
 use crate::terminal::mention;
 use crate::uffd::{Message, Stop, Userfaultfd};
 
-/// An address where hardly anybody has memory.
-const NOWHERE: Addr = Addr(0x1_0000);
 /// One past the highest page that a program can have, on a processor of four levels of page tables.
 const END_OF_USERS: u64 = 0x7fff_ffff_f000;
 
@@ -176,12 +174,12 @@ fn kill_who_touches(target: &Target) -> bool {
         // SAFETY: it was open a moment ago, and nobody else uses this table any more; it is not closed here.
         let owned = unsafe { OwnedFd::from_raw_fd(descriptor) };
         let userfaultfd = ManuallyDrop::new(Userfaultfd::from(owned));
-        if userfaultfd.probe(NOWHERE, PAGE_BYTES) == Some(Stop::Gone) {
+        if userfaultfd.probe(Addr::NOWHERE, PAGE_BYTES) == Some(Stop::Gone) {
             continue;
         }
         alive = true;
         // What the other one had read is told again.
-        let _ = userfaultfd.wake(AddrRange::new(NOWHERE.0, END_OF_USERS));
+        let _ = userfaultfd.wake(AddrRange::new(Addr::NOWHERE.0, END_OF_USERS));
         let mut messages = Vec::new();
         while matches!(userfaultfd.read(&mut messages), Ok(1..)) {}
         for message in messages {

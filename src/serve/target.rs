@@ -1,7 +1,7 @@
 //! The process that is being served: following its end, and ending it.
 #![expect(
     unsafe_code,
-    reason = "pidfd_open(2), pidfd_send_signal(2) and a request to a namespace, which nix does not have"
+    reason = "pidfd_send_signal(2) and a request to a namespace, which nix does not have"
 )]
 
 use std::fs::{self, DirEntry, File};
@@ -32,12 +32,7 @@ impl Target {
     /// # Errors
     /// ESRCH when there is none.
     pub fn open(pid: i32, name: String) -> Result<Self, Errno> {
-        // SAFETY: pidfd_open(2) takes two numbers.
-        let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-        let opened = Errno::result(opened)?;
-        let raw = i32::try_from(opened).map_err(|_| Errno::EBADF)?;
-        // SAFETY: the kernel just opened this descriptor for us.
-        let pidfd = unsafe { OwnedFd::from_raw_fd(raw) };
+        let pidfd = crate::pidfd::pidfd(pid)?;
         Ok(Self {
             pid,
             name,

@@ -64,15 +64,8 @@ impl<I: Installer> Session<I> {
             }
         };
         if let (Some((start, page)), 1..) = (first, poisoned) {
-            self.counts.poisoned += poisoned;
             let range = AddrRange::at(start, poisoned * PAGE_BYTES);
-            let why = why.to_owned();
-            self.notices.push(Notice::Poisoned {
-                space: id,
-                range,
-                page,
-                why,
-            });
+            self.note_poison(id, range, page, why);
         }
         turn
     }

@@ -14,9 +14,6 @@ use crate::addr::{Addr, AddrRange};
 use crate::space::Found;
 use crate::uffd::Stop;
 
-/// An address where hardly anybody has memory. Asking about it tells whether anything is half told, wherever it is.
-const NOWHERE: Addr = Addr(0x1_0000);
-
 impl<I: Installer> Session<I> {
     /// Answers the faults that have been read.
     pub(super) fn answer_all(
@@ -73,7 +70,7 @@ impl<I: Installer> Session<I> {
         if !must_know && !member.space.remembers() {
             return behind;
         }
-        match member.installer.probe(NOWHERE, PAGE_BYTES) {
+        match member.installer.probe(Addr::NOWHERE, PAGE_BYTES) {
             Some(Stop::Changing) => behind || must_know,
             Some(Stop::Gone) => false,
             _ => {

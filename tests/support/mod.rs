@@ -10,6 +10,7 @@
 )]
 
 pub mod area;
+pub mod calling;
 pub mod child;
 pub mod huge;
 pub mod plot;

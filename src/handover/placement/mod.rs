@@ -17,6 +17,7 @@ use snapshot_format::{PAGE_BYTES, PageNo, PlacedRegion, RegionKind};
 use self::matching::{Spot, find};
 use crate::addr::{Addr, AddrRange};
 use crate::capture::backing::Backing;
+use crate::capture::maps::MapsLine;
 use crate::capture::select::Candidate;
 use crate::space::{FileAt, Kind};
 
@@ -174,7 +175,7 @@ fn refuse_half_a_file(situation: &Situation<'_>, places: &[Place]) -> Result<(),
         for candidate in situation.mappings {
             let line = &candidate.mapping.line;
             let mapping = AddrRange::new(line.start, line.end);
-            let same = (line.device.major << 32 | line.device.minor, line.inode) == at.file;
+            let same = file_of(line) == at.file;
             let overlaps = line.offset < at.offset + place.mapping.len()
                 && at.offset < line.offset + mapping.len();
             let restored = places.iter().any(|other| other.mapping == mapping);
@@ -266,7 +267,7 @@ fn piece(
         shared: line.shared,
         wiped_on_fork: flags.wiped_on_fork,
         file: line.shared.then_some(FileAt {
-            file: (line.device.major << 32 | line.device.minor, line.inode),
+            file: file_of(line),
             offset: line.offset,
         }),
     };
@@ -283,6 +284,11 @@ fn piece(
         executable: false,
         name: line.to_string(),
     })
+}
+
+/// What names the file behind a mapping.
+fn file_of(line: &MapsLine) -> (u64, u64) {
+    (line.device.major << 32 | line.device.minor, line.inode)
 }
 
 /// A part of a spot where nothing is mapped.

@@ -20,7 +20,7 @@ pub fn pidfd(pid: i32) -> Result<OwnedFd, Errno> {
 }
 
 /// The same for any thread: the only way to the descriptors of a process whose leader has ended.
-pub(super) fn pidfd_of_thread(tid: i32) -> Result<OwnedFd, Errno> {
+pub(crate) fn pidfd_of_thread(tid: i32) -> Result<OwnedFd, Errno> {
     open(tid, PIDFD_THREAD)
 }
 
@@ -31,7 +31,7 @@ fn open(id: i32, flags: libc::c_int) -> Result<OwnedFd, Errno> {
 }
 
 /// A descriptor for the same open file as `descriptor` is in the other process, closed on exec (pidfd_getfd(2)).
-pub(super) fn fetch(process: BorrowedFd<'_>, descriptor: RawFd) -> Result<OwnedFd, Errno> {
+pub(crate) fn fetch(process: BorrowedFd<'_>, descriptor: RawFd) -> Result<OwnedFd, Errno> {
     // SAFETY: plain numbers; the kernel reads and writes no memory of this process.
     let result =
         unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), descriptor, 0) };
