@@ -21,6 +21,9 @@
 //! An UNMAP of X before a REMAP Z→X may also be a munmap(2) of its own. The kernel tells only of memory that is registered, so
 //! events that concern nothing that is known make an order unlikely (`oddity`), and of two orders the likelier is taken.
 //!
+//! The order of first events has an exception that is not handled: a thread that is preempted between the effect of its call and
+//! queueing its first event can be overtaken even then (seen once in some 80,000 races of `tests/restore/races.rs`).
+//!
 //! What nobody can know, because the kernel tells the same of different things, is about moves onto registered memory while
 //! other threads change the same places: two of them to one place at once; an munmap(2) of the place where one is arriving;
 //! moves that grow, shrink or keep their source (MREMAP_DONTUNMAP). `tests/model/limits.rs` has the list.
