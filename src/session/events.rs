@@ -73,10 +73,10 @@ impl<I: Installer> Session<I> {
             Message::Event(Event::Remap { from, to, len }) => {
                 self.counts.remaps += 1;
                 let remap = Remap { from, to, len };
-                let (removed, place) = member.space.remap(remap);
+                let (removed, order) = member.space.remap(remap);
                 self.counts.removed += removed / PAGE_BYTES;
-                if let Some(place) = place {
-                    self.echo(id, Echo { place, remap });
+                if let Some(order) = order {
+                    self.echo(id, Echo { order, remap });
                 }
             }
             Message::Event(Event::Fork { descriptor }) => {
@@ -107,7 +107,7 @@ impl<I: Installer> Session<I> {
             let Some(member) = self.members.get_mut(&child) else {
                 continue;
             };
-            if echo.place < member.forked_at {
+            if echo.order.is_before(member.forked_at) {
                 member.echoes.push_back(echo);
                 self.echo(child, echo);
             }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::waiting::Waiting;
 use super::{Installer, SpaceId};
 use crate::addr::{Addr, AddrRange};
-use crate::space::{AddressSpace, Place, Remap};
+use crate::space::{AddressSpace, Order, Place, Remap};
 use crate::uffd::Stop;
 
 /// An address space, and everything that is known about it.
@@ -34,7 +34,7 @@ pub(super) struct Member<I> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Echo {
     /// Where it belongs in what the ancestor and the child have in common.
-    pub(super) place: Place,
+    pub(super) order: Order,
     pub(super) remap: Remap,
 }
 
@@ -137,7 +137,7 @@ impl<I: Installer> Member<I> {
             match self.took_place_here(echo) {
                 None => return false,
                 Some(true) => {
-                    self.space.took_place_at(echo.place, echo.remap);
+                    self.space.took_place_at(echo.order, echo.remap);
                 }
                 Some(false) => {}
             }
@@ -154,7 +154,7 @@ impl<I: Installer> Member<I> {
         // Something was there that had come without a word.
         if self
             .space
-            .met_unknown_memory(echo.place, remap.destination())
+            .met_unknown_memory(echo.order, remap.destination())
         {
             return Some(true);
         }

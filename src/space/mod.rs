@@ -15,7 +15,7 @@ mod order;
 
 pub use extents::{Cut, Extents};
 pub use moves::Remap;
-pub use order::Place;
+pub use order::{Order, Place};
 
 use snapshot_format::{PAGE_BYTES, PageNo};
 

@@ -33,6 +33,7 @@
 //! the call has been read. While it is not, nothing can be installed, so nothing is done on the strength of a wrong order.
 
 use super::extents::Cut;
+use super::order::Order;
 use super::{Debt, Kind};
 use crate::addr::{Addr, AddrRange};
 
@@ -138,6 +139,24 @@ pub(super) enum What {
 }
 
 impl What {
+    pub(super) fn is_move(&self, it: &Remap) -> bool {
+        match self {
+            Self::Move { remap, .. } => remap == it,
+            Self::Alias { from, place, .. } => {
+                it.len == 0 && *from == it.from && place.start == it.to
+            }
+            _ => false,
+        }
+    }
+
+    /// What an UNMAP was about.
+    pub(super) fn unmapped(&self) -> Option<AddrRange> {
+        match self {
+            Self::Unmap { range, .. } | Self::Tail(range) => Some(*range),
+            _ => None,
+        }
+    }
+
     /// Where something else is registered afterwards than before.
     pub(super) fn places(&self) -> Vec<AddrRange> {
         match self {
@@ -217,13 +236,37 @@ impl Moves {
         found
     }
 
+    /// Where else this move may belong: before another that came to where it had just left, and overtook its first word. The
+    /// place seemed to be occupied.
+    pub(super) fn overtakers(&self, remap: &Remap, announced: &[(usize, u32)]) -> Vec<Order> {
+        let left = remap.source();
+        let overtakers = self.steps.iter().enumerate().skip(self.own);
+        let overtakers = overtakers.filter(|(_, step)| match &step.what {
+            What::Move {
+                remap, onto: None, ..
+            } => !step.registered.is_empty() && remap.destination().overlaps(left),
+            _ => false,
+        });
+        overtakers
+            .flat_map(|(before, _)| {
+                let later = announced.iter().map(|&(index, _)| index);
+                let later = later.filter(move |&index| index > before);
+                later
+                    .map(Some)
+                    .chain([None])
+                    .map(move |announced| Order { before, announced })
+            })
+            .collect()
+    }
+
     /// True when a move that was made with a shorter length may have cut this off.
     pub(super) fn may_have_cut_off(&self, part: AddrRange) -> bool {
         without_tail(&self.steps).any(|(remap, _)| remap.source().end == part.start)
     }
 
-    pub(super) fn oddity_from(&self, first: usize) -> u32 {
-        self.steps[first..].iter().map(|step| step.oddity).sum()
+    pub(super) fn oddity_from(&self, first: usize) -> i64 {
+        let oddities = self.steps[first..].iter().map(|step| step.oddity);
+        oddities.map(i64::from).sum()
     }
 
     /// True when memory may have come to a place, or stayed there, that has not been told of.

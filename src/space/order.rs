@@ -4,9 +4,41 @@ use super::moves::{Remap, Step, What, without};
 use super::{AddressSpace, Cut, Debt, Kind, whole_pages};
 use crate::addr::{Addr, AddrRange};
 
+/// How odd it is by itself that a call was overtaken before its first word.
+const OVERTAKEN: i64 = 3;
+
 /// Which of the things that happened, counted from when everything was last known to be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Place(usize);
+pub struct Place(pub(super) usize);
+
+/// Where a move belongs that was told late.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Order {
+    /// What it happened before.
+    pub(super) before: usize,
+    /// What is not something of its own, but the first word of the move.
+    pub(super) announced: Option<usize>,
+}
+
+impl Order {
+    /// In the place of an UNMAP that announced it.
+    pub(super) const fn instead_of(index: usize) -> Self {
+        Self {
+            before: index,
+            announced: Some(index),
+        }
+    }
+
+    /// True if it belongs before a place.
+    #[must_use]
+    pub fn is_before(self, place: Place) -> bool {
+        self.before < place.0
+    }
+
+    fn first(self) -> usize {
+        self.before.min(self.announced.unwrap_or(self.before))
+    }
+}
 
 impl AddressSpace {
     /// The end of what has happened.
@@ -21,52 +53,98 @@ impl AddressSpace {
     /// An UNMAP of its destination may have been its first word, or a munmap(2) of its own. What happened in between
     /// decides: the kernel tells of memory that is there, so the better order is the one in which fewer events concern
     /// nothing.
-    pub fn remap(&mut self, remap: Remap) -> (u64, Option<Place>) {
+    pub fn remap(&mut self, remap: Remap) -> (u64, Option<Order>) {
         let before = self.owes();
-        let candidates = self.moves.announcements(&remap);
-        let Some(first) = candidates.iter().map(|&(index, _)| index).min() else {
-            return (self.happened(a_move(remap, None)), None);
-        };
+        let announced = self.moves.announcements(&remap);
+        let (mut order, likeliest, oddity) = self.when_announced(remap, &announced);
+        let any_odd = oddity > 0 || self.moves.oddity_from(0) > 0;
+        if any_odd
+            && let Some(overtaken) = self.when_overtaken(remap, &announced, oddity)
+        {
+            order = Some(overtaken);
+        }
+        let end = self.moves.steps.len();
+        let first = order.map_or(end, Order::first);
         let past = self.undo_from(first);
-        let before_it = past.iter().map(|step| step.oddity).sum();
-        let mut oddity = |place| {
-            self.do_again(&past, first, place, remap);
-            let oddity = self.moves.oddity_from(first);
-            let moved = &self.moves.steps[place.unwrap_or(first + past.len())].moved;
-            let unknown = moved.is_empty();
-            self.undo_from(first);
-            (oddity, unknown)
+        self.do_again(&past, first, order, remap);
+        (before.saturating_sub(self.owes()), order.or(likeliest))
+    }
+
+    /// Whether a move took place when an UNMAP of its destination was told, the likeliest of those, and how much odder all is
+    /// with the move.
+    fn when_announced(
+        &mut self,
+        remap: Remap,
+        announced: &[(usize, u32)],
+    ) -> (Option<Order>, Option<Order>, i64) {
+        let end = self.moves.steps.len();
+        let first = announced.iter().map(|&(index, _)| index).min();
+        let first = first.unwrap_or(end);
+        let (now, _) = self.oddity_of(None, remap, first);
+        let then = announced.iter().map(|&(index, odd)| {
+            let order = Order::instead_of(index);
+            let (oddity, unknown) = self.oddity_of(Some(order), remap, first);
+            (oddity + i64::from(odd), unknown, order)
+        });
+        let Some((then, unknown, order)) = then.min_by_key(|&(oddity, ..)| oddity) else {
+            return (None, None, now);
         };
-        let (now, _) = oddity(None);
-        let (then, unknown, index) = candidates
-            .into_iter()
-            .map(|(index, odd)| {
-                let (oddity, unknown) = oddity(Some(index));
-                (oddity + odd, unknown, index)
-            })
-            .min_by_key(|&(oddity, ..)| oddity)
-            .unwrap_or((now, true, first));
         // If both make it equally odd, and it was not before, memory that MREMAP_DONTUNMAP left behind is involved: then the
         // later one, because moves onto other memory are rarer. Unless what moved has yet to be told of.
         // And the length of a shared mapping's second place is less certain with an UNMAP that may have nothing to do with it.
-        let as_well = remap.len > 0 && (then <= before_it || unknown);
-        let earlier = then < now || (then == now && as_well);
-        let place = earlier.then_some(index);
-        self.do_again(&past, first, place, remap);
-        (before.saturating_sub(self.owes()), Some(Place(index)))
+        let as_well = remap.len > 0 && (then <= 0 || unknown);
+        if then < now || (then == now && as_well) {
+            (Some(order), Some(order), then)
+        } else {
+            (None, Some(order), now)
+        }
     }
 
-    /// In a child: a move that its parent told of later had taken the place of an UNMAP before the fork.
-    pub fn took_place_at(&mut self, place: Place, remap: Remap) {
-        let past = self.undo_from(place.0);
-        self.do_again(&past, place.0, Some(place.0), remap);
+    /// Where a move belongs that was overtaken by the first words of later calls, if that is less odd.
+    fn when_overtaken(
+        &mut self,
+        remap: Remap,
+        announced: &[(usize, u32)],
+        otherwise: i64,
+    ) -> Option<Order> {
+        let orders = self.moves.overtakers(&remap, announced);
+        let first = orders.iter().map(|order| order.first()).min()?;
+        let oddities = orders.into_iter().map(|order| {
+            let (oddity, _) = self.oddity_of(Some(order), remap, first);
+            (oddity + OVERTAKEN, order)
+        });
+        let (oddity, order) = oddities.min_by_key(|&(oddity, _)| oddity)?;
+        (oddity < otherwise).then_some(order)
+    }
+
+    /// How much odder than before all is with a move in a place, or behind all; and if nothing is known of what it moves.
+    fn oddity_of(&mut self, order: Option<Order>, remap: Remap, first: usize) -> (i64, bool) {
+        let past = self.undo_from(first);
+        let before: i64 = past.iter().map(|step| i64::from(step.oddity)).sum();
+        self.do_again(&past, first, order, remap);
+        let after = self.moves.oddity_from(first);
+        let is_it = |step: &&Step| step.what.is_move(&remap);
+        let unknown = self.moves.steps[first..].iter().rev().find(is_it);
+        let unknown = unknown.is_none_or(|step| step.moved.is_empty());
+        self.undo_from(first);
+        for step in past {
+            self.happened(step.what);
+        }
+        (after - before, unknown)
+    }
+
+    /// In a child: a move that its parent told of later had taken effect before the fork.
+    pub fn took_place_at(&mut self, order: Order, remap: Remap) {
+        let first = order.first();
+        let past = self.undo_from(first);
+        self.do_again(&past, first, Some(order), remap);
         self.wipe();
     }
 
-    /// True when something that happened after a place concerned memory in a range of which nothing is known.
+    /// True when something that happened after a move concerned memory in a range of which nothing is known.
     #[must_use]
-    pub fn met_unknown_memory(&self, after: Place, range: AddrRange) -> bool {
-        let later = self.moves.steps.get(after.0 + 1..).unwrap_or_default();
+    pub fn met_unknown_memory(&self, after: Order, range: AddrRange) -> bool {
+        let later = self.moves.steps.get(after.before + 1..).unwrap_or_default();
         later.iter().any(|step| {
             step.oddity > 0
                 && match &step.what {
@@ -85,20 +163,21 @@ impl AddressSpace {
         without(range, &touched)
     }
 
-    /// Does again what was undone from a step on, with a move in the place of one step, or behind all.
-    fn do_again(&mut self, past: &[Step], first: usize, place: Option<usize>, remap: Remap) {
+    /// Does again what was undone from a step on, with a move in its place, or behind all.
+    fn do_again(&mut self, past: &[Step], first: usize, order: Option<Order>, remap: Remap) {
+        let announced = order.and_then(|order| order.announced);
+        let onto = announced.and_then(|index| past.get(index - first)?.what.unmapped());
+        let before = order.map_or(first + past.len(), |order| order.before);
         for (index, step) in (first..).zip(past) {
-            match step.what {
-                What::Unmap { range, .. } | What::Tail(range) if place == Some(index) => {
-                    self.happened(a_move(remap, Some(range)));
-                }
-                _ => {
-                    self.happened(step.what.clone());
-                }
+            if index == before {
+                self.happened(a_move(remap, onto));
+            }
+            if Some(index) != announced {
+                self.happened(step.what.clone());
             }
         }
-        if place.is_none() {
-            self.happened(a_move(remap, None));
+        if before >= first + past.len() {
+            self.happened(a_move(remap, onto));
         }
     }
 

@@ -75,7 +75,7 @@ fn a_child_forked_in_the_middle_of_a_move() {
     let (_, place) = parent.remap(remap(Z, X));
     assert!(parent.half_told().is_empty());
     let place = place.expect("it took place before the fork");
-    assert!(place < child.now());
+    assert!(place.is_before(child.now()));
     child.took_place_at(place, remap(Z, X));
     assert_eq!(at(&child, X), Found::Owed(PageNo(100)));
 }

@@ -173,6 +173,8 @@ impl World {
         self.set_border(mm, slots.start);
         let event = told.then(|| Told::Unmap(range(&slots)));
         self.tell(index, event.into_iter().collect(), Then::Return);
+        // It does not say that something new is there, so nobody can know of whoever overtakes it.
+        self.queue_all(mm);
     }
 
     /// As mprotect(2) does: nothing is told, but no install goes over the border any more.
@@ -238,7 +240,7 @@ impl World {
             slots,
             faults: VecDeque::new(),
             events: VecDeque::new(),
-            slow: None,
+            slow: VecDeque::new(),
             changing: 0,
             parent: Some(mm),
             open: false,

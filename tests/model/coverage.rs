@@ -17,6 +17,8 @@ pub(crate) enum Case {
     RemoveAgainstCopy,
     LateUnmap,
     Inversion,
+    /// The first event of a call came after that of a later one.
+    Overtaken,
     FixedMove,
     DontUnmap,
     PartialMove,
@@ -47,7 +49,7 @@ pub(crate) enum Case {
 }
 
 /// All of them.
-pub(crate) const ALL: [Case; 38] = [
+pub(crate) const ALL: [Case; 39] = [
     Case::Fault,
     Case::DuplicateFault,
     Case::Present,
@@ -59,6 +61,7 @@ pub(crate) const ALL: [Case; 38] = [
     Case::RemoveAgainstCopy,
     Case::LateUnmap,
     Case::Inversion,
+    Case::Overtaken,
     Case::FixedMove,
     Case::DontUnmap,
     Case::PartialMove,

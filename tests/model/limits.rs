@@ -6,7 +6,8 @@
 use std::collections::VecDeque;
 
 use crate::coverage::Case;
-use crate::memory::{AREA, Slot, Slots, range};
+use crate::memory::{AREA, Slot, Slots, UNIT, address, range};
+use uffd_restore::addr::AddrRange;
 use crate::world::{State, Told, World};
 
 impl World {
@@ -101,6 +102,33 @@ impl World {
         }
     }
 
+    /// Two threads change the same memory at the same instant, and the first word of the later call comes first. That is no
+    /// way to use memory. Not so when memory goes to where another thread's has just left: there the kernel chose the place.
+    pub(crate) fn limit_overtaking(&mut self, mm: usize, later: usize) {
+        let events = |index: usize| match &self.threads[index].state {
+            State::Telling { events, .. } => events.clone(),
+            _ => VecDeque::new(),
+        };
+        let theirs: Vec<AddrRange> = events(later).iter().flat_map(touched).collect();
+        let onto = events(later).iter().find_map(|told| match told {
+            Told::Unmap(range) => Some(*range),
+            _ => None,
+        });
+        let overlap = |some: &[AddrRange], others: &[AddrRange]| {
+            some.iter()
+                .any(|place| others.iter().any(|other| other.overlaps(*place)))
+        };
+        let same = self.mms[mm].slow.iter().any(|&index| {
+            let events = events(index);
+            let kept: Vec<AddrRange> = events.iter().flat_map(kept).collect();
+            let touched: Vec<AddrRange> = events.iter().flat_map(touched).collect();
+            overlap(&kept, &theirs) || onto.is_some_and(|onto| overlap(&touched, &[onto]))
+        });
+        if same {
+            self.exclude("two threads at the same memory at the same instant");
+        }
+    }
+
     /// True when a call under way has yet to tell of this, and something else first.
     pub(crate) fn any_untold(&self, mm: usize, what: impl Fn(&Told) -> bool) -> bool {
         self.threads
@@ -110,5 +138,30 @@ impl World {
                 State::Telling { events, .. } => events.iter().skip(1).any(&what),
                 _ => false,
             })
+    }
+}
+
+/// Where memory is after a call.
+fn kept(told: &Told) -> Vec<AddrRange> {
+    match told {
+        Told::Remap { from, to, odd, .. } => {
+            let mut places = vec![range(to)];
+            places.extend(odd.then(|| range(from)));
+            places
+        }
+        Told::Alias { from, to } => vec![
+            AddrRange::at(address(*from), AREA as u64 * UNIT),
+            AddrRange::at(address(*to), AREA as u64 * UNIT),
+        ],
+        _ => Vec::new(),
+    }
+}
+
+/// What a call changes.
+fn touched(told: &Told) -> Vec<AddrRange> {
+    match told {
+        Told::Unmap(range) | Told::Tail(range) | Told::Cut { range, .. } => vec![*range],
+        Told::Remap { from, to, .. } => vec![range(from), range(to)],
+        _ => kept(told),
     }
 }

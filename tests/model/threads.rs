@@ -6,6 +6,9 @@ use crate::coverage::Case;
 use crate::memory::{Content, Entry, address};
 use crate::world::{State, Then, Told, World};
 
+/// One in so many calls is overtaken, where it can be. In the kernel it is one in some 100,000.
+const OVERTAKING: usize = 3;
+
 impl World {
     /// True when some thread can go on without the daemon.
     pub(crate) fn any_can_run(&self) -> bool {
@@ -72,7 +75,7 @@ impl World {
                 self.call(index);
             }
             State::Touching { slot, write } => self.touch(index, slot, write),
-            State::Telling { queued: false, .. } => self.queue_slow(self.threads[index].mm),
+            State::Telling { queued: false, .. } => self.queue(index),
             State::Telling { events, then, .. } => self.was_read(index, events, then),
             State::Unborn | State::Waiting { .. } | State::Over => {}
         }
@@ -93,18 +96,40 @@ impl World {
             read: false,
             then,
         };
-        // Between the effect and the queue there is time, but the first events come in the order of the effects.
-        self.queue_slow(mm);
-        self.mms[mm].slow = Some(index);
-        if !self.rng.one_in(4) {
-            self.queue_slow(mm);
+        // Between the effect and the queue there is time. The first events come in the order of the effects, but for a thread
+        // that is preempted there.
+        // (madvise(2) has no effect before its event was read: the order of the queue is as good as any.)
+        let removes = matches!(self.first_word(index), Some(Told::Remove(_) | Told::Fork{..}));
+        let overtakes = !removes && self.rng.one_in(OVERTAKING);
+        if !overtakes {
+            self.queue_all(mm);
+        } else if !self.mms[mm].slow.is_empty() {
+            self.count(Case::Overtaken);
+            self.log(|| format!("t{index} overtakes"));
+            self.limit_overtaking(mm, index);
+        }
+        self.mms[mm].slow.push_back(index);
+        if removes || overtakes || !self.rng.one_in(4) {
+            self.queue(index);
         }
     }
 
-    fn queue_slow(&mut self, mm: usize) {
-        let Some(index) = self.mms[mm].slow.take() else {
-            return;
-        };
+    fn first_word(&self, index: usize) -> Option<&Told> {
+        match &self.threads[index].state {
+            State::Telling { events, .. } => events.front(),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn queue_all(&mut self, mm: usize) {
+        while let Some(&index) = self.mms[mm].slow.front() {
+            self.queue(index);
+        }
+    }
+
+    fn queue(&mut self, index: usize) {
+        let mm = self.threads[index].mm;
+        self.mms[mm].slow.retain(|&other| other != index);
         if let State::Telling { queued, .. } = &mut self.threads[index].state {
             *queued = true;
             self.mms[mm].events.push_back(index);
@@ -205,7 +230,7 @@ impl World {
         let dead = &mut self.mms[mm];
         dead.dead = true;
         dead.changing = 0;
-        dead.slow = None;
+        dead.slow.clear();
         dead.faults.clear();
         dead.events.clear();
     }
@@ -225,7 +250,7 @@ impl World {
         self.count(Case::Closed);
         let closed = &mut self.mms[mm];
         closed.closed = true;
-        closed.slow = None;
+        closed.slow.clear();
         closed.faults.clear();
         closed.events.clear();
         for slot in &mut closed.slots {

@@ -100,8 +100,8 @@ pub(crate) struct Mm {
     pub(crate) faults: VecDeque<(usize, usize)>,
     /// Threads whose event has not been read.
     pub(crate) events: VecDeque<usize>,
-    /// The thread whose first event is not queued yet, although its call has taken effect.
-    pub(crate) slow: Option<usize>,
+    /// The threads whose first event is not queued yet, although their calls have taken effect.
+    pub(crate) slow: VecDeque<usize>,
     /// The kernel's `mmap_changing`.
     pub(crate) changing: usize,
     pub(crate) parent: Option<usize>,
@@ -170,7 +170,7 @@ impl World {
             slots,
             faults: VecDeque::new(),
             events: VecDeque::new(),
-            slow: None,
+            slow: VecDeque::new(),
             changing: 0,
             parent: None,
             open: true,
