@@ -288,8 +288,15 @@ impl AddressSpace {
         }
     }
 
+    /// True when it makes a difference whether everything has been told: nothing must be installed before that is known.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        !self.moves.steps.is_empty() && self.moves.overtaken_onto().is_some()
+    }
+
     /// The kernel says that no call is under way that has not told everything.
     pub fn quiescent(&mut self) {
+        self.settle_doubts();
         for (range, kind) in self.moves.left_behind() {
             self.registered.set(range, kind);
         }

@@ -170,6 +170,17 @@ impl What {
     }
 }
 
+/// A move that belongs before others.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Overtaken {
+    pub(super) order: Order,
+    pub(super) remap: Remap,
+    /// Where it is.
+    pub(super) moved: usize,
+    /// The UNMAP that says so, and nothing else.
+    pub(super) unmapped: usize,
+}
+
 /// What happened since it was last known that nothing is half told, in the order in which it took effect.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Moves {
@@ -257,6 +268,53 @@ impl Moves {
                     .map(move |announced| Order { before, announced })
             })
             .collect()
+    }
+
+    /// A move onto X that was overtaken by one of X to Y: REMAP X→Y, UNMAP X, REMAP Z→X, UNMAP X, UNMAP Z. If the second UNMAP of
+    /// X is not the first word of a move, as is known when everything has been told, then it is the last word of the one from
+    /// X, and the first UNMAP is the first word of the one from Z. (Somebody else may have unmapped X while Z was moving
+    /// there. That is no way to use memory.)
+    pub(super) fn overtaken_onto(&self) -> Option<Overtaken> {
+        let own = self.steps.iter().enumerate().skip(self.own);
+        own.clone().find_map(|(unmapped, step)| {
+            let What::Unmap {
+                range,
+                may_be_move: true,
+            } = &step.what
+            else {
+                return None;
+            };
+            let before = self.own..unmapped;
+            let (moved, remap) =
+                before
+                    .clone()
+                    .rev()
+                    .find_map(|index| match &self.steps[index].what {
+                        What::Move {
+                            remap, onto: None, ..
+                        } if remap.destination() == *range => Some((index, *remap)),
+                        _ => None,
+                    })?;
+            let is_tail = |step: &Step, of| matches!(&step.what, What::Tail(it) if *it == of);
+            let last_word = (moved..self.steps.len())
+                .find(|&index| is_tail(&self.steps[index], remap.source()))?;
+            if last_word < unmapped {
+                return None;
+            }
+            let announced =
+                (self.own..moved).rfind(|&index| is_tail(&self.steps[index], *range))?;
+            let before = (self.own..announced)
+                .rfind(|&index| self.steps[index].moved_from() == Some(*range))?;
+            Some(Overtaken {
+                order: Order {
+                    before,
+                    announced: Some(announced),
+                },
+                remap,
+                moved,
+                unmapped,
+            })
+        })
     }
 
     /// True when a move that was made with a shorter length may have cut this off.

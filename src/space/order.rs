@@ -58,9 +58,7 @@ impl AddressSpace {
         let announced = self.moves.announcements(&remap);
         let (mut order, likeliest, oddity) = self.when_announced(remap, &announced);
         let any_odd = oddity > 0 || self.moves.oddity_from(0) > 0;
-        if any_odd
-            && let Some(overtaken) = self.when_overtaken(remap, &announced, oddity)
-        {
+        if any_odd && let Some(overtaken) = self.when_overtaken(remap, &announced, oddity) {
             order = Some(overtaken);
         }
         let end = self.moves.steps.len();
@@ -131,6 +129,19 @@ impl AddressSpace {
             self.happened(step.what);
         }
         (after - before, unknown)
+    }
+
+    /// Everything has been told: moves that nothing but that could show to belong before others are put there.
+    pub fn settle_doubts(&mut self) {
+        while let Some(it) = self.moves.overtaken_onto() {
+            let first = it.order.first();
+            let mut past = self.undo_from(first);
+            if let What::Unmap { range, .. } = past[it.unmapped - first].what {
+                past[it.unmapped - first].what = What::Tail(range);
+            }
+            past.remove(it.moved - first);
+            self.do_again(&past, first, Some(it.order), it.remap);
+        }
     }
 
     /// In a child: a move that its parent told of later had taken effect before the fork.

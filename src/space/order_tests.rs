@@ -219,3 +219,58 @@ fn what_was_left_behind_moves_as_nothing() {
     assert_eq!(at(&space, Y), Found::Owed(PageNo(0)));
     assert_eq!(space.owes(), 2 * LEN);
 }
+
+#[test]
+fn a_move_overtaken_by_one_of_what_it_moves_onto() {
+    let mut space = space();
+    // Z→X (onto X), X→Y; the second one's first word comes first.
+    space.remap(remap(X, Y));
+    space.unmap(range(X));
+    space.remap(remap(Z, X));
+    space.unmap(range(X));
+    space.unmap(range(Z));
+    assert!(space.is_in_doubt());
+    space.settle_doubts();
+    assert!(!space.is_in_doubt());
+    assert_eq!(at(&space, Y), Found::Owed(PageNo(100)));
+    assert_eq!(space.owes(), LEN);
+}
+
+#[test]
+fn what_has_moved_to_a_place_is_unmapped_there() {
+    let mut space = space();
+    // X→Y, Z→X, munmap(X), by one thread.
+    space.remap(remap(X, Y));
+    space.unmap(range(X));
+    space.remap(remap(Z, X));
+    space.unmap(range(Z));
+    space.unmap(range(X));
+    assert!(!space.is_in_doubt());
+    assert_eq!(at(&space, Y), Found::Owed(PageNo(0)));
+    assert_eq!(space.owes(), LEN);
+}
+
+#[test]
+fn a_move_overtaken_by_one_to_where_it_left() {
+    let mut space = space();
+    // X→Y, Z→X: the kernel chose the place for the second one, which comes first.
+    space.remap(remap(Z, X));
+    space.remap(remap(X, Y));
+    space.unmap(range(X));
+    space.unmap(range(Z));
+    assert_eq!(at(&space, X), Found::Owed(PageNo(100)));
+    assert_eq!(at(&space, Y), Found::Owed(PageNo(0)));
+    // The same onto other memory.
+    let w = 0x40_0000;
+    space.quiescent();
+    space.register(range(w), Kind::PRIVATE);
+    space.register(range(Z), Kind::PRIVATE);
+    space.owe(range(Z), PageNo(200));
+    space.remap(remap(Z, X));
+    space.unmap(range(w));
+    space.remap(remap(X, w));
+    space.unmap(range(X));
+    space.unmap(range(Z));
+    assert_eq!(at(&space, X), Found::Owed(PageNo(200)));
+    assert_eq!(at(&space, w), Found::Owed(PageNo(100)));
+}

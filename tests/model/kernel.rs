@@ -144,7 +144,9 @@ impl World {
         self.note(mm, &told);
         Some(Message::Event(match told {
             Told::Remove(range) => Event::Remove(range),
-            Told::Unmap(range) | Told::Tail(range) | Told::Cut { range, .. } => Event::Unmap(range),
+            Told::Unmap(range) | Told::Tail { range, .. } | Told::Cut { range, .. } => {
+                Event::Unmap(range)
+            }
             Told::Remap { from, to, .. } => Event::Remap {
                 from: address(from.start),
                 to: address(to.start),
@@ -167,7 +169,7 @@ impl World {
     /// Counts events that come in an order that misleads.
     fn note(&mut self, mm: usize, told: &Told) {
         match told {
-            Told::Tail(range) => {
+            Told::Tail { range, .. } => {
                 let slots = slots_of(*range).expect("whole slots");
                 if self.any_registered(mm, &slots) {
                     self.count(Case::LateUnmap);

@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 
 use crate::coverage::Case;
 use crate::memory::{AREA, Slot, Slots, UNIT, address, range};
-use uffd_restore::addr::AddrRange;
 use crate::world::{State, Told, World};
+use uffd_restore::addr::AddrRange;
 
 impl World {
     /// From here on the kernel has told too little.
@@ -59,7 +59,14 @@ impl World {
             .iter()
             .any(|slot| slot.unknown);
         let moves = |event: &Told| matches!(event, Told::Remap { .. });
-        if self.any_untold(mm, concerned) || (unknown && self.any_untold(mm, moves)) {
+        // Told as it may be: until mremap(2) returns, nobody knows that memory is there.
+        let arriving = self.threads.iter().any(|thread| match &thread.state {
+            State::Telling { events, .. } if thread.mm == mm => events
+                .iter()
+                .any(|told| matches!(told, Told::Tail { to, .. } if *to == addresses)),
+            _ => false,
+        });
+        if arriving || self.any_untold(mm, concerned) || (unknown && self.any_untold(mm, moves)) {
             self.exclude("unmapped what has come or gone without a word");
         }
     }
@@ -160,7 +167,7 @@ fn kept(told: &Told) -> Vec<AddrRange> {
 /// What a call changes.
 fn touched(told: &Told) -> Vec<AddrRange> {
     match told {
-        Told::Unmap(range) | Told::Tail(range) | Told::Cut { range, .. } => vec![*range],
+        Told::Unmap(range) | Told::Tail { range, .. } | Told::Cut { range, .. } => vec![*range],
         Told::Remap { from, to, .. } => vec![range(from), range(to)],
         _ => kept(told),
     }

@@ -191,7 +191,10 @@ impl World {
             });
             self.set_border(mm, moved.start);
         } else if registered {
-            events.push_back(Told::Tail(range(&moved)));
+            events.push_back(Told::Tail {
+                range: range(&moved),
+                to: range(&to),
+            });
         }
         let grown = Slot {
             unknown: true,

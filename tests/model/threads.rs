@@ -99,7 +99,7 @@ impl World {
         // Between the effect and the queue there is time. The first events come in the order of the effects, but for a thread
         // that is preempted there.
         // (madvise(2) has no effect before its event was read: the order of the queue is as good as any.)
-        let removes = matches!(self.first_word(index), Some(Told::Remove(_) | Told::Fork{..}));
+        let removes = matches!(self.first_word(index), Some(Told::Remove(_)));
         let overtakes = !removes && self.rng.one_in(OVERTAKING);
         if !overtakes {
             self.queue_all(mm);

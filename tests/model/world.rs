@@ -23,7 +23,11 @@ pub(crate) enum Told {
         unknown: bool,
     },
     /// The last word of a move: its source is no longer there.
-    Tail(AddrRange),
+    Tail {
+        range: AddrRange,
+        /// Where it has gone.
+        to: AddrRange,
+    },
     Remap {
         from: Slots,
         to: Slots,
