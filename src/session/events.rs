@@ -7,7 +7,7 @@ use snapshot_format::PAGE_BYTES;
 use super::member::Echo;
 use super::notice::Notice;
 use super::{Installer, Session, SpaceId};
-use crate::space::Remap;
+use crate::space::{Order, Remap};
 use crate::uffd::{Event, Message, ReadError, Userfaultfd};
 
 impl<I: Installer> Session<I> {
@@ -75,9 +75,7 @@ impl<I: Installer> Session<I> {
                 let remap = Remap { from, to, len };
                 let (removed, order) = member.space.remap(remap);
                 self.counts.removed += removed / PAGE_BYTES;
-                if let Some(order) = order {
-                    self.echo(id, Echo { order, remap });
-                }
+                self.echo(id, order, remap);
             }
             Message::Event(Event::Fork { descriptor }) => {
                 self.counts.forks += 1;
@@ -97,8 +95,9 @@ impl<I: Installer> Session<I> {
         true
     }
 
-    /// Tells the children of a move that took effect before it was told. It may have done so before they were forked.
-    fn echo(&mut self, id: SpaceId, echo: Echo) {
+    /// Tells the children of a move that took effect before it was told. It may have done so before they were forked, even if
+    /// nobody said so: a fork may overtake it before its first word.
+    fn echo(&mut self, id: SpaceId, order: Option<Order>, remap: Remap) {
         let open = self
             .members
             .get(&id)
@@ -107,9 +106,24 @@ impl<I: Installer> Session<I> {
             let Some(member) = self.members.get_mut(&child) else {
                 continue;
             };
-            if echo.order.is_before(member.forked_at) {
-                member.echoes.push_back(echo);
-                self.echo(child, echo);
+            let forked_at = member.forked_at;
+            let echo = match order {
+                Some(order) if order.is_before(forked_at) => Echo {
+                    order,
+                    remap,
+                    overtaken: false,
+                },
+                // Nothing that the child has done itself since must look like it.
+                None if member.space.now() == forked_at => Echo {
+                    order: Order::just_before(forked_at),
+                    remap,
+                    overtaken: true,
+                },
+                _ => continue,
+            };
+            member.echoes.push_back(echo);
+            if !echo.overtaken {
+                self.echo(child, order, remap);
             }
         }
     }

@@ -219,6 +219,9 @@ impl<I: Installer> Session<I> {
             Some(Stop::Changing) => return self.changed_or(id, Progress::Refused, now),
             _ => return Progress::Changed,
         }
+        if member.parent_may_tell {
+            return Progress::Refused;
+        }
         let owed = member.space.at(page.start);
         self.let_go_of(id, page);
         if matches!(owed, Found::Owed(_)) {
@@ -247,6 +250,10 @@ impl<I: Installer> Session<I> {
         // A page that was found occupied, and is asked for again, has a marker in its place that only a copy replaces.
         let marked = member.occupied == Some(page);
         let known = member.space.kind_at(page).is_some();
+        // Its parent may have moved something here, and not said so yet.
+        if !known && member.parent_may_tell {
+            return Progress::Refused;
+        }
         let range = AddrRange::at(page, page_bytes);
         if page_bytes > PAGE_BYTES || marked {
             return self.put_zero_copy(id, range, now);

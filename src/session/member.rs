@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::waiting::Waiting;
 use super::{Installer, SpaceId};
 use crate::addr::{Addr, AddrRange};
-use crate::space::{AddressSpace, Order, Place, Remap};
+use crate::space::{AddressSpace, Kind, Order, Place, Remap};
 use crate::uffd::Stop;
 
 /// An address space, and everything that is known about it.
@@ -20,6 +20,8 @@ pub(super) struct Member<I> {
     pub(super) echoes: VecDeque<Echo>,
     /// What it has in common with its parent ends here.
     pub(super) forked_at: Place,
+    /// Its parent may yet tell of what happened before the fork.
+    pub(super) parent_may_tell: bool,
     /// Children forked since it was last known that nothing is half told.
     pub(super) open_children: Vec<SpaceId>,
     /// The page that was last found occupied when a zero page was to be installed.
@@ -36,6 +38,8 @@ pub(super) struct Echo {
     /// Where it belongs in what the ancestor and the child have in common.
     pub(super) order: Order,
     pub(super) remap: Remap,
+    /// Nothing of it was told before the fork.
+    pub(super) overtaken: bool,
 }
 
 /// Whether a child may have memory that its parent has not told of yet.
@@ -61,6 +65,7 @@ impl<I: Installer> Member<I> {
             birth: Birth::Settled,
             echoes: VecDeque::new(),
             forked_at: Place::default(),
+            parent_may_tell: false,
             open_children: Vec::new(),
             occupied: None,
             fill_from: Addr(0),
@@ -69,8 +74,14 @@ impl<I: Installer> Member<I> {
     }
 
     /// The child that was forked now.
-    pub(super) fn fork(&self, installer: I) -> Self {
-        let mut child = Self::new(installer, self.space.fork());
+    pub(super) fn fork(&self, mut installer: I) -> Self {
+        let is_there = |at, kind: Kind| match installer.probe(at, kind.page_bytes) {
+            Some(Stop::Changing | Stop::Gone) => None,
+            stop => Some(stop != Some(Stop::Unmapped)),
+        };
+        let space = self.space.fork(is_there);
+        let mut child = Self::new(installer, space);
+        child.parent_may_tell = true;
         let half_told = child.space.half_told();
         if let Birth::Orphaned(places) = &self.birth {
             child.birth = Birth::Orphaned(places.clone());
@@ -85,6 +96,7 @@ impl<I: Installer> Member<I> {
 
     /// Nothing that happened before the fork will be told any more, because all has been.
     pub(super) fn born(&mut self) {
+        self.parent_may_tell = false;
         if matches!(self.birth, Birth::HalfTold(_)) {
             self.birth = Birth::Settled;
         }
@@ -92,6 +104,7 @@ impl<I: Installer> Member<I> {
 
     /// Nothing that happened before the fork will be told any more, because nobody is left to tell.
     pub(super) fn orphaned(&mut self) {
+        self.parent_may_tell = false;
         if let Birth::HalfTold(places) = &mut self.birth {
             let places = std::mem::take(places);
             self.birth = if places.is_empty() {
@@ -157,14 +170,14 @@ impl<I: Installer> Member<I> {
 
     /// Whether a move took place before this child was forked, or afterwards in its parent alone. The parent's messages are
     /// the same: UNMAP X, FORK, REMAP Z→X is what one call tells that moves Z onto X, and what munmap(X) tells and a
-    /// later move. `None` when the kernel does not say now.
+    /// later move. And FORK, REMAP Z→X is also what is told if the fork overtakes the move: then Z must be gone as well, because
+    /// something may be at X that an earlier move has left behind (MREMAP_DONTUNMAP).
+    /// `None` when the kernel does not say now.
     fn took_place_here(&mut self, echo: Echo) -> Option<bool> {
         let remap = echo.remap;
         // Something was there that had come without a word.
-        if self
-            .space
-            .met_unknown_memory(echo.order, remap.destination())
-        {
+        let place = remap.destination();
+        if !echo.overtaken && self.space.met_unknown_memory(echo.order, place) {
             return Some(true);
         }
         // What was moved onto X is registered there, and not where it was; unless the child has done something there itself.
@@ -176,9 +189,13 @@ impl<I: Installer> Member<I> {
         if let Some(part) = there {
             match self.installer.probe(part.start, page) {
                 Some(Stop::Changing) => return None,
+                Some(Stop::Unmapped) if echo.overtaken => return Some(false),
                 Some(Stop::Unmapped) => {}
+                None if echo.overtaken => {}
                 stop => return Some(stop.is_none()),
             }
+        } else if echo.overtaken {
+            return Some(false);
         }
         let left = untouched(remap.source())
             .into_iter()

@@ -265,12 +265,15 @@ impl AddressSpace {
         settled
     }
 
-    /// The child that was forked at this point of the messages. What its parent has yet to tell of may have taken place in it
-    /// too: see [`AddressSpace::half_told`].
+    /// The child that was forked at this point of the messages, or before. What its parent has yet to tell of may have taken
+    /// place in it too: see [`AddressSpace::half_told`]. `is_there` says whether memory is registered at an address of it.
     #[must_use]
-    pub fn fork(&self) -> Self {
+    pub fn fork(&self, mut is_there: impl FnMut(Addr, Kind) -> Option<bool>) -> Self {
         let mut child = self.clone();
-        child.moves = self.moves.of_child();
+        if let Some(step) = child.moves.not_in_child(&mut is_there) {
+            child.undo_from(step);
+        }
+        child.moves = child.moves.of_child();
         child.wipe();
         child
     }

@@ -37,6 +37,9 @@ use super::order::Order;
 use super::{Debt, Kind};
 use crate::addr::{Addr, AddrRange};
 
+/// Over more steps than this no fork is overtaken before its first word.
+const FAR_BACK: usize = 8;
+
 /// Memory moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Remap {
@@ -103,6 +106,27 @@ impl Step {
 }
 
 impl Step {
+    /// Whether it has happened in an address space where nothing has happened since, as far as what is registered there shows.
+    fn happened_in(&self, is_there: &mut impl FnMut(Addr, Kind) -> Option<bool>) -> Option<bool> {
+        match &self.what {
+            What::Move {
+                remap, onto: None, ..
+            } => {
+                let &(part, kind) = self.moved.first()?;
+                let there = remap.moved(AddrRange::at(part.start, 1)).start;
+                // With MREMAP_DONTUNMAP it is in both places; in neither, if another move has taken it away.
+                Some(is_there(there, kind)? || !is_there(part.start, kind)?)
+            }
+            // An UNMAP may be the first word of a move, and something be there for that reason. And the second word of a move
+            // does not overtake.
+            What::Move { .. }
+            | What::Unmap { .. }
+            | What::Alias { .. }
+            | What::Tail(_)
+            | What::Remove(_) => None,
+        }
+    }
+
     fn moved_from(&self) -> Option<AddrRange> {
         match &self.what {
             What::Move { remap, .. } => Some(remap.source()),
@@ -366,6 +390,41 @@ impl Moves {
             steps: self.steps.clone(),
             own: self.steps.len(),
         }
+    }
+
+    /// From which step on nothing has happened in a child that was just forked, because what its parent's other threads did
+    /// after that was told first. The kernel says what is registered in the child.
+    pub(super) fn not_in_child(
+        &self,
+        is_there: &mut impl FnMut(Addr, Kind) -> Option<bool>,
+    ) -> Option<usize> {
+        let mut first = None;
+        let from = self.own.max(self.steps.len().saturating_sub(FAR_BACK));
+        for (index, step) in self.steps.iter().enumerate().skip(from).rev() {
+            // What it moved may have been moved on since, and that is half told.
+            if matches!(
+                step.what,
+                What::Unmap {
+                    may_be_move: true,
+                    ..
+                }
+            ) {
+                break;
+            }
+            let place = step.what.places().pop();
+            let mut later = self.steps[index + 1..]
+                .iter()
+                .flat_map(|step| step.what.places());
+            if later.any(|later| place.is_some_and(|place| place.overlaps(later))) {
+                continue;
+            }
+            match step.happened_in(is_there) {
+                Some(true) => break,
+                Some(false) => first = Some(index),
+                None => {}
+            }
+        }
+        first
     }
 
     /// What moved and is still registered where it was, and empty, now that everything has been told: such a move has no

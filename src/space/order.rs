@@ -29,6 +29,15 @@ impl Order {
         }
     }
 
+    /// The last thing before a place.
+    #[must_use]
+    pub const fn just_before(place: Place) -> Self {
+        Self {
+            before: place.0,
+            announced: None,
+        }
+    }
+
     /// True if it belongs before a place.
     #[must_use]
     pub fn is_before(self, place: Place) -> bool {
@@ -273,7 +282,7 @@ impl AddressSpace {
     }
 
     /// Undoes what happened from a step on, and returns it.
-    fn undo_from(&mut self, index: usize) -> Vec<Step> {
+    pub(super) fn undo_from(&mut self, index: usize) -> Vec<Step> {
         let mut undone = self
             .moves
             .steps

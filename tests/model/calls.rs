@@ -248,6 +248,7 @@ impl World {
             dead: false,
             orphan: self.mms[mm].orphan,
             half_born: self.mms[mm].half_born || self.any_move_half_told(mm),
+            misplaced: self.mms[mm].misplaced,
         });
         for _ in 0..self.rng.within(1..3) {
             self.add_thread(child, 1..4, State::Unborn);

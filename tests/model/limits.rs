@@ -109,30 +109,56 @@ impl World {
         }
     }
 
+    /// A fork comes too early or too late, and its child changes its memory before that is found out.
+    pub(crate) fn limit_misplaced(&mut self, mm: usize, events: &VecDeque<Told>) {
+        if self.mms[mm].misplaced && !matches!(events.front(), Some(Told::Remove(_))) {
+            self.exclude("a child of a fork that comes too early or too late changes its memory");
+        }
+    }
+
     /// Two threads change the same memory at the same instant, and the first word of the later call comes first. That is no
     /// way to use memory. Not so when memory goes to where another thread's has just left: there the kernel chose the place.
     pub(crate) fn limit_overtaking(&mut self, mm: usize, later: usize) {
-        let events = |index: usize| match &self.threads[index].state {
-            State::Telling { events, .. } => events.clone(),
-            _ => VecDeque::new(),
+        let overtaken: Vec<VecDeque<Told>> = (self.mms[mm].slow.iter())
+            .map(|&index| self.events_of(index))
+            .collect();
+        let later = self.events_of(later);
+        let theirs: Vec<AddrRange> = later.iter().flat_map(touched).collect();
+        let unmapped = match later.front() {
+            Some(Told::Unmap(range)) => vec![*range],
+            _ => Vec::new(),
         };
-        let theirs: Vec<AddrRange> = events(later).iter().flat_map(touched).collect();
-        let onto = events(later).iter().find_map(|told| match told {
-            Told::Unmap(range) => Some(*range),
-            _ => None,
-        });
-        let overlap = |some: &[AddrRange], others: &[AddrRange]| {
-            some.iter()
-                .any(|place| others.iter().any(|other| other.overlaps(*place)))
-        };
-        let same = self.mms[mm].slow.iter().any(|&index| {
-            let events = events(index);
+        for events in &overtaken {
             let kept: Vec<AddrRange> = events.iter().flat_map(kept).collect();
             let touched: Vec<AddrRange> = events.iter().flat_map(touched).collect();
-            overlap(&kept, &theirs) || onto.is_some_and(|onto| overlap(&touched, &[onto]))
-        });
-        if same {
-            self.exclude("two threads at the same memory at the same instant");
+            if overlap(&kept, &theirs) || overlap(&touched, &unmapped) {
+                self.exclude("two threads at the same memory at the same instant");
+            }
+            let onto_other = matches!(events.front(), Some(Told::Unmap(_))) && events.len() > 1;
+            if child_of(&later).is_some() && onto_other {
+                self.exclude(
+                    "a fork in the middle of a move onto other memory, of which nothing is told",
+                );
+            }
+            let is_odd = |told: &Told| matches!(told, Told::Remap { odd: true, .. });
+            let odd = events.iter().chain(&later).any(is_odd);
+            if odd && (child_of(events).is_some() || child_of(&later).is_some()) {
+                self.exclude("an odd move, and a fork");
+            }
+            // The child has what seems to be gone, or something else there. It cannot have a use for it.
+            if child_of(events).is_some() && !unmapped.is_empty() {
+                self.exclude("unmapped while another thread forks");
+            }
+        }
+        for child in overtaken.iter().chain([&later]).filter_map(child_of) {
+            self.mms[child].misplaced = true;
+        }
+    }
+
+    fn events_of(&self, thread: usize) -> VecDeque<Told> {
+        match &self.threads[thread].state {
+            State::Telling { events, .. } => events.clone(),
+            _ => VecDeque::new(),
         }
     }
 
@@ -146,6 +172,18 @@ impl World {
                 _ => false,
             })
     }
+}
+
+fn child_of(events: &VecDeque<Told>) -> Option<usize> {
+    match events.front() {
+        Some(&Told::Fork { child }) => Some(child),
+        _ => None,
+    }
+}
+
+fn overlap(some: &[AddrRange], others: &[AddrRange]) -> bool {
+    some.iter()
+        .any(|place| others.iter().any(|other| other.overlaps(*place)))
 }
 
 /// Where memory is after a call.

@@ -80,7 +80,7 @@ fn number(name: &str) -> Option<u64> {
 
 #[test]
 fn schedules_at_random() {
-    let first = number("MODEL_FIRST").unwrap_or(0);
+    let first = number("MODEL_FIRST").unwrap_or(300_000);
     let count = number("MODEL_SCHEDULES").unwrap_or(100_000);
     let (mut image, mut coverage, now) = (Image::default(), Coverage::default(), Instant::now());
     let mut failures: Vec<(usize, u64, String)> = Vec::new();

@@ -89,6 +89,7 @@ impl World {
         }
         let mm = self.threads[index].mm;
         self.limit_odd_moves(mm, &events);
+        self.limit_misplaced(mm, &events);
         self.mms[mm].changing += events.len();
         self.threads[index].state = State::Telling {
             events,

@@ -118,6 +118,8 @@ pub(crate) struct Mm {
     pub(crate) orphan: bool,
     /// Forked in the middle of a move that had not been told of.
     pub(crate) half_born: bool,
+    /// The fork overtook another call, or was overtaken.
+    pub(crate) misplaced: bool,
 }
 
 impl Mm {
@@ -182,6 +184,7 @@ impl World {
             dead: false,
             orphan: false,
             half_born: false,
+            misplaced: false,
         });
         for _ in 0..world.rng.within(2..4) {
             world.add_thread(0, 2..6, State::Running);
