@@ -45,7 +45,6 @@ impl<I: Installer> Session<I> {
             self.notices.push(Notice::Gone(id));
             return Turn::Gone;
         }
-        soon |= member.space.is_in_doubt();
         soon |= self.ask_whether_all_is_told(id);
         if soon { Turn::Soon } else { Turn::Idle }
     }

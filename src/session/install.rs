@@ -138,6 +138,14 @@ impl<I: Installer> Session<I> {
         let Some(member) = self.members.get_mut(&id) else {
             return Outcome::stopped(Stop::Gone);
         };
+        if member.space.is_in_doubt() {
+            let stop = member.installer.probe(Addr::NOWHERE, PAGE_BYTES);
+            if !matches!(stop, Some(Stop::Changing | Stop::Gone)) {
+                self.quiescent(id);
+            }
+            // What to install was decided before that was known.
+            return Outcome::stopped(Stop::Changing);
+        }
         let outcome = match put {
             Put::Bytes(bytes) => member.installer.copy(range.start, bytes),
             Put::Zero => member.installer.zero(range),

@@ -156,15 +156,6 @@ impl<I: Installer> Member<I> {
             }
             self.echoes.pop_front();
         }
-        if self.space.is_in_doubt() {
-            match self
-                .installer
-                .probe(Addr::NOWHERE, snapshot_format::PAGE_BYTES)
-            {
-                Some(Stop::Changing | Stop::Gone) => return false,
-                _ => self.space.settle_doubts(),
-            }
-        }
         !self.may_be_behind()
     }
 

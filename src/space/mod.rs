@@ -12,14 +12,16 @@
 mod extents;
 mod moves;
 mod order;
+mod steps;
 
 pub use extents::{Cut, Extents};
-pub use moves::Remap;
 pub use order::{Order, Place};
+pub use steps::Remap;
 
 use snapshot_format::{PAGE_BYTES, PageNo};
 
-use self::moves::{Moves, What};
+use self::moves::Moves;
+use self::steps::What;
 use crate::addr::{Addr, AddrRange};
 
 /// More steps than this are not remembered without asking whether that is needed.
@@ -308,6 +310,7 @@ impl AddressSpace {
 
     /// The same, of a child, whose parent may yet tell of what happened before the fork.
     pub fn own_is_told(&mut self) {
+        self.settle_doubts();
         self.moves.own_is_told();
     }
 

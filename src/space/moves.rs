@@ -1,7 +1,7 @@
 //! Memory that moves, and what order that is told in.
 //!
 //! A call takes effect at once and tells afterwards, one event at a time, each queued only after the one before was read.
-//! So the *first* events of all calls come in the order in which the calls took effect, and later ones come late:
+//! So the *first* events of all calls come in the order in which the calls took effect (nearly always), and later ones come late:
 //!
 //! * mremap(2) onto registered memory (MREMAP_FIXED) tells UNMAP(destination), REMAP, UNMAP(source); any other tells REMAP,
 //!   UNMAP(source). With MREMAP_DONTUNMAP there is no UNMAP(source), with a shorter length an UNMAP of what was cut off.
@@ -21,178 +21,31 @@
 //! An UNMAP of X before a REMAP Z→X may also be a munmap(2) of its own. The kernel tells only of memory that is registered, so
 //! events that concern nothing that is known make an order unlikely (`oddity`), and of two orders the likelier is taken.
 //!
-//! The order of first events has an exception that is not handled: a thread that is preempted between the effect of its call and
-//! queueing its first event can be overtaken even then (seen once in some 80,000 races of `tests/restore/races.rs`).
+//! The order of first events has exceptions: a thread that is preempted between the effect of its call and queueing its first
+//! event (as it may be when it lets go of the lock that another one waits for) is overtaken even then.
+//!
+//! * *Overtaken by a move to where it left.* T0 moves X to Y, T1 moves Z to X, because the kernel finds room there: REMAP Z→X,
+//!   REMAP X→Y. A move to a place that is occupied tells of that first, so the second one belongs before.
+//! * *Overtaken by a move of what it moved onto.* T0 moves Z onto X, T1 moves X to Y: REMAP X→Y, UNMAP X, REMAP Z→X, UNMAP X, UNMAP Z.
+//!   The second UNMAP of X tells, once it is known that it is not the first word of anything (`is_in_doubt`).
+//! * *Forks that overtake, or are overtaken.* What is registered in the child tells: the kernel is asked.
 //!
 //! What nobody can know, because the kernel tells the same of different things, is about moves onto registered memory while
 //! other threads change the same places: two of them to one place at once; an munmap(2) of the place where one is arriving;
-//! moves that grow, shrink or keep their source (MREMAP_DONTUNMAP). `tests/model/limits.rs` has the list.
+//! moves that grow, shrink or keep their source (MREMAP_DONTUNMAP); two threads that change the same memory, of which one is
+//! overtaken. `tests/model/limits.rs` has the list.
 //!
 //! What has been told of is kept for as long as something may come late: until the kernel's count of changes under way
 //! (`mmap_changing` in fs/userfaultfd.c) is zero, which is raised before anything moves and lowered when the last event of
 //! the call has been read. While it is not, nothing can be installed, so nothing is done on the strength of a wrong order.
 
-use super::extents::Cut;
 use super::order::Order;
-use super::{Debt, Kind};
+use super::steps::{Remap, Step, What};
+use super::{Cut, Kind};
 use crate::addr::{Addr, AddrRange};
 
 /// Over more steps than this no fork is overtaken before its first word.
 const FAR_BACK: usize = 8;
-
-/// Memory moved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Remap {
-    /// Where it was.
-    pub from: Addr,
-    /// Where it is.
-    pub to: Addr,
-    /// Length in bytes; 0 if a shared mapping has got a second place, beside the one it has. How much of it, nobody tells.
-    pub len: u64,
-}
-
-impl Remap {
-    /// Where it was.
-    #[must_use]
-    pub fn source(&self) -> AddrRange {
-        AddrRange::at(self.from, self.len)
-    }
-
-    /// Where it is.
-    #[must_use]
-    pub fn destination(&self) -> AddrRange {
-        AddrRange::at(self.to, self.len)
-    }
-
-    /// Where a part of the source is now.
-    #[must_use]
-    pub fn moved(&self, part: AddrRange) -> AddrRange {
-        AddrRange::at(self.to.plus(part.start.since(self.from)), part.len())
-    }
-
-    /// The way back.
-    pub(super) fn reversed(&self) -> Self {
-        Self {
-            from: self.to,
-            to: self.from,
-            len: self.len,
-        }
-    }
-}
-
-/// Something that happened, as far as it can be undone.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Step {
-    pub(super) what: What,
-    /// What it took away.
-    pub(super) registered: Vec<(AddrRange, Kind)>,
-    pub(super) owed: Vec<(AddrRange, Debt)>,
-    /// How what it moved was registered, where that was.
-    pub(super) moved: Vec<(AddrRange, Kind)>,
-    /// How little it fits to what was there: 0 if it does, 1 if something that has yet to be told may explain it.
-    pub(super) oddity: u32,
-}
-
-impl Step {
-    pub(super) fn new(what: What) -> Self {
-        Self {
-            what,
-            registered: Vec::new(),
-            owed: Vec::new(),
-            moved: Vec::new(),
-            oddity: 0,
-        }
-    }
-}
-
-impl Step {
-    /// Whether it has happened in an address space where nothing has happened since, as far as what is registered there shows.
-    fn happened_in(&self, is_there: &mut impl FnMut(Addr, Kind) -> Option<bool>) -> Option<bool> {
-        match &self.what {
-            What::Move {
-                remap, onto: None, ..
-            } => {
-                let &(part, kind) = self.moved.first()?;
-                let there = remap.moved(AddrRange::at(part.start, 1)).start;
-                // With MREMAP_DONTUNMAP it is in both places; in neither, if another move has taken it away.
-                Some(is_there(there, kind)? || !is_there(part.start, kind)?)
-            }
-            // An UNMAP may be the first word of a move, and something be there for that reason. And the second word of a move
-            // does not overtake.
-            What::Move { .. }
-            | What::Unmap { .. }
-            | What::Alias { .. }
-            | What::Tail(_)
-            | What::Remove(_) => None,
-        }
-    }
-
-    fn moved_from(&self) -> Option<AddrRange> {
-        match &self.what {
-            What::Move { remap, .. } => Some(remap.source()),
-            _ => None,
-        }
-    }
-}
-
-/// What happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum What {
-    /// Unmapped. May be the first word of a move onto it, unless it is known to be something else.
-    Unmap { range: AddrRange, may_be_move: bool },
-    /// The UNMAP of the source of a move, most likely: it says nothing new.
-    Tail(AddrRange),
-    /// Pages were dropped.
-    Remove(AddrRange),
-    /// Memory moved.
-    Move {
-        remap: Remap,
-        /// What was unmapped to make room, where that was told.
-        onto: Option<AddrRange>,
-        /// What was in its way although nobody had told that it was unmapped, and then somebody did.
-        excused: Vec<AddrRange>,
-    },
-    /// A shared mapping got a second place. It is taken to be as long as what is known at the first, as far as there is
-    /// room: what is assumed beyond the true end is found to be unmapped when it is to be installed.
-    Alias {
-        from: Addr,
-        place: AddrRange,
-        /// What was unmapped to make room, where that was told.
-        onto: Option<AddrRange>,
-    },
-}
-
-impl What {
-    pub(super) fn is_move(&self, it: &Remap) -> bool {
-        match self {
-            Self::Move { remap, .. } => remap == it,
-            Self::Alias { from, place, .. } => {
-                it.len == 0 && *from == it.from && place.start == it.to
-            }
-            _ => false,
-        }
-    }
-
-    /// What an UNMAP was about.
-    pub(super) fn unmapped(&self) -> Option<AddrRange> {
-        match self {
-            Self::Unmap { range, .. } | Self::Tail(range) => Some(*range),
-            _ => None,
-        }
-    }
-
-    /// Where something else is registered afterwards than before.
-    pub(super) fn places(&self) -> Vec<AddrRange> {
-        match self {
-            Self::Tail(_) | Self::Remove(_) => Vec::new(),
-            Self::Unmap { range, .. } => vec![*range],
-            Self::Alias { place, .. } => vec![*place],
-            Self::Move { remap, onto, .. } => {
-                vec![remap.source(), onto.unwrap_or(remap.destination())]
-            }
-        }
-    }
-}
 
 /// A move that belongs before others.
 #[derive(Debug, Clone, Copy)]

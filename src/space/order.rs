@@ -1,6 +1,7 @@
 //! Doing and undoing: what is told late is put where it belongs among what happened.
 
-use super::moves::{Remap, Step, What, without};
+use super::moves::without;
+use super::steps::{Remap, Step, What};
 use super::{AddressSpace, Cut, Debt, Kind, whole_pages};
 use crate::addr::{Addr, AddrRange};
 

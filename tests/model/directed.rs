@@ -106,20 +106,13 @@ fn nothing_is_finished_as_long_as_something_is_half_told() {
     let kernel = script(&mut session, id);
     kernel.stop = Some(Stop::Changing);
     // What is told first of X→Y (onto Y) and Y→X.
-    let remap = |from: AddrRange, to: AddrRange| {
-        Message::Event(Event::Remap {
-            from: from.start,
-            to: to.start,
-            len: from.len(),
-        })
-    };
     kernel.messages.push_back(Message::Event(Event::Unmap(Y)));
-    kernel.messages.push_back(remap(Y, X));
+    kernel.messages.push_back(told_remap(Y, X));
     assert_eq!(session.turn(id, &mut Nothing, now), Turn::Soon);
     assert_eq!(session.owes(), 0);
     assert!(!session.is_finished(id), "the page is at X again");
     let kernel = script(&mut session, id);
-    kernel.messages.push_back(remap(X, Y));
+    kernel.messages.push_back(told_remap(X, Y));
     session.turn(id, &mut Nothing, now);
     assert_eq!(session.owes(), X.len());
 }
@@ -164,4 +157,76 @@ fn a_huge_page_that_cannot_be_had_stays_owed() {
     script(&mut session, id).stop = None;
     session.deliver(&request, &block, now);
     assert_eq!((session.owes(), session.waiting(id)), (0, 0));
+}
+
+fn fault_at(address: Addr) -> Message {
+    Message::Fault(Fault {
+        address,
+        ..Fault::default()
+    })
+}
+
+fn told_remap(from: AddrRange, to: AddrRange) -> Message {
+    Message::Event(Event::Remap {
+        from: from.start,
+        to: to.start,
+        len: from.len(),
+    })
+}
+
+/// A move of Z onto X, overtaken by one of X to Y: what is at Y is not certain before everything has been told.
+#[test]
+fn nothing_is_installed_in_doubt() {
+    const Z: AddrRange = AddrRange::new(0x30_0000, 0x30_1000);
+    let mut space = AddressSpace::new();
+    for (range, page) in [(X, 7), (Z, 9)] {
+        space.register(range, Kind::PRIVATE);
+        space.owe(range, PageNo(page));
+    }
+    let mut session = Session::new(OnFailure::Poison);
+    let id = session.add(Script::default(), space);
+    let now = Instant::now();
+    let unmap = |range| Message::Event(Event::Unmap(range));
+    let kernel = script(&mut session, id);
+    kernel.stop = Some(Stop::Changing);
+    kernel.messages.extend([
+        told_remap(X, Y),
+        unmap(X),
+        told_remap(Z, X),
+        unmap(X),
+        unmap(Z),
+    ]);
+    session.turn(id, &mut Nothing, now);
+    let request = session.fill_request(id, 1).expect("a page is owed to Y");
+    let mut block = Block::default();
+    block.bytes.resize(PAGE_SIZE, 1);
+    block.push(request.page.0, What::Bytes(0));
+    script(&mut session, id).stop = None;
+    session.deliver_fill(&request, &block, now);
+    assert_eq!(script(&mut session, id).installed, []);
+    let request = session.fill_request(id, 1).expect("a page is owed to Y");
+    assert_eq!((request.at, request.page), (Y.start, PageNo(9)));
+}
+
+/// A fork may have overtaken a move: until its parent has told everything, memory that nobody knows of is not taken for new.
+#[test]
+fn a_child_does_not_get_zeros_before_its_parent_has_told_everything() {
+    let (mut session, id) = session();
+    let now = Instant::now();
+    let unknown = Addr(0x50_0000);
+    let kernel = script(&mut session, id);
+    kernel.stop = Some(Stop::Changing);
+    kernel
+        .messages
+        .push_back(Message::Event(Event::Fork { descriptor: 3 }));
+    session.turn(id, &mut Nothing, now);
+    let child = session.spaces().find(|&space| space != id).expect("one");
+    let kernel = script(&mut session, child);
+    kernel.messages.push_back(fault_at(unknown));
+    assert_eq!(session.turn(child, &mut Nothing, now), Turn::Soon);
+    assert_eq!(script(&mut session, child).installed, []);
+    script(&mut session, id).stop = None;
+    session.turn(id, &mut Nothing, now);
+    assert_eq!(session.turn(child, &mut Nothing, now), Turn::Idle);
+    assert_eq!(script(&mut session, child).installed, [unknown]);
 }
