@@ -145,9 +145,16 @@ impl RemoteCaller<'_> {
     fn has_ended(&self, looks: &mut u32) -> bool {
         const FROM_TIME_TO_TIME: u32 = 100;
         *looks = looks.wrapping_add(1);
-        looks.is_multiple_of(FROM_TIME_TO_TIME)
-            && ThreadStat::read_in(self.pid, self.thread.tid().as_raw())
-                .map_or(true, |stat| stat.has_ended())
+        if !looks.is_multiple_of(FROM_TIME_TO_TIME) {
+            return false;
+        }
+        match ThreadStat::read_in(self.pid, self.thread.tid().as_raw()) {
+            Ok(stat) => stat.has_ended(),
+            Err(TraceError::NoSuchProcess { .. }) => true,
+            // Not to know, because no file can be opened now, is not to know that it has ended: it would be left alone
+            // in the middle of our call.
+            Err(_) => false,
+        }
     }
 
     /// Out of whatever call the thread is in, so that its registers are its own again. Only after a failure is there anything to do.
