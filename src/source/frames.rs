@@ -7,6 +7,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use snapshot_format::FrameRef;
 
+/// Frames that are passed over at most before one goes that was used all the same: bounds how long the lock is held.
+const CHANCES: usize = 64;
+
 /// A frame's content, or why it cannot be had.
 pub(super) type Decoded = Result<Arc<[u8]>, String>;
 
@@ -156,11 +159,13 @@ impl State {
         self.counts.frames += 1;
     }
 
-    /// Lets the frame go that has not been used for long. False if there is none.
+    /// Lets a frame go that has not been used for long. False if there is none.
     fn evict(&mut self) -> bool {
+        let mut chances = CHANCES;
         while let Some(key) = self.queue.pop_front() {
             match self.frames.get_mut(&key) {
-                Some(Slot::Kept { used, .. }) if *used => {
+                Some(Slot::Kept { used, .. }) if *used && chances > 0 => {
+                    chances -= 1;
                     *used = false;
                     self.queue.push_back(key);
                 }

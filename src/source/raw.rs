@@ -221,7 +221,7 @@ impl RawFile {
 /// The pages to read for one that is wanted: all of its window that is welcome and exists.
 fn window_of(page: u64, welcome: &Range<u64>, pages: u64) -> Range<u64> {
     let first = page / WINDOW * WINDOW;
-    let window = first.max(welcome.start)..(first + WINDOW).min(welcome.end).min(pages);
+    let window = first.max(welcome.start)..first.saturating_add(WINDOW).min(welcome.end).min(pages);
     if window.contains(&page) {
         window
     } else {

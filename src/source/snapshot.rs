@@ -327,4 +327,4 @@ fn slot_of(content: &Result<usize, String>, slot: u16) -> What {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
