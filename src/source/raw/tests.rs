@@ -3,7 +3,7 @@
 use std::os::unix::fs::FileExt;
 
 use super::*;
-use crate::source::snapshot::tests::{PAGES, content, kind};
+use crate::source::snapshot::tests::{PAGES, content, expected, kind};
 
 /// Pages 200 to 399 are a hole. Of the others every seventh is zero, and stands in the file.
 fn source() -> (tempfile::NamedTempFile, RawSource) {
@@ -30,7 +30,7 @@ fn check(block: &Block) -> (Vec<u64>, Vec<u64>) {
                 What::Zero => assert_eq!(kind(page), 0, "page {page}"),
                 What::Bytes(_) => {
                     let bytes = block.bytes_of(piece, &(page..page + 1)).expect("bytes");
-                    assert!(bytes == content(page), "page {page}");
+                    assert!(bytes == expected(page), "page {page}");
                     assert_ne!(kind(page), 0, "page {page} is zero");
                 }
                 What::Bad(_) => {
