@@ -33,13 +33,18 @@ impl Target {
     /// # Errors
     /// ESRCH when there is none.
     pub fn open(pid: i32, name: String) -> Result<Self, Errno> {
-        let pidfd = crate::pidfd::pidfd(pid)?;
-        Ok(Self {
+        Ok(Self::from_pidfd(pid, name, crate::pidfd::pidfd(pid)?))
+    }
+
+    /// The process that a pidfd is of, and its id.
+    #[must_use]
+    pub fn from_pidfd(pid: i32, name: String, pidfd: OwnedFd) -> Self {
+        Self {
             pid,
             name,
             pidfd,
             namespace: namespace_of(pid).as_ref().and_then(identity),
-        })
+        }
     }
 
     /// The numbers that name it in another process that has the same descriptors.
