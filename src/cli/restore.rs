@@ -33,8 +33,10 @@ pub struct Cli {
     /// writes it
     #[arg(long, value_name = "FILE", required_unless_present = "check")]
     pub snapshot: Option<PathBuf>,
+    /// What to do.
     #[command(flatten)]
     pub what: What,
+    /// How to deal with VMMs that connect.
     #[command(flatten)]
     pub peers: Peers,
     /// Region of the snapshot to restore: a name, an address in the snapshot (0x…) or "largest"; and where in the target, if
@@ -135,10 +137,9 @@ impl FromStr for Listen {
             return Ok(Self::Systemd);
         }
         match text.strip_prefix("fd:") {
-            Some(number) => number
-                .parse()
-                .map(Self::Descriptor)
-                .map_err(|_| format!("{number:?} is not a number (a socket of that name: ./{text})")),
+            Some(number) => number.parse().map(Self::Descriptor).map_err(|_| {
+                format!("{number:?} is not a number (a socket of that name: ./{text})")
+            }),
             None if text.is_empty() => Err("the name of a socket is empty".into()),
             None => Ok(Self::Path(text.into())),
         }

@@ -136,7 +136,11 @@ impl Hall {
 
     /// Who cannot be let in stays in the socket's queue.
     fn has_room(&self) -> bool {
-        let most = if self.limits.once { 1 } else { self.limits.sessions };
+        let most = if self.limits.once {
+            1
+        } else {
+            self.limits.sessions
+        };
         self.sessions.len() < most
     }
 
@@ -179,7 +183,7 @@ impl Hall {
             }
         };
         let common = Arc::clone(&self.common);
-        let mut farewell = Farewell {
+        let farewell = Farewell {
             leaving: self.leaving.clone(),
             number,
             outcome: None,
@@ -188,6 +192,8 @@ impl Hall {
         let thread = thread::Builder::new()
             .name(format!("vmm-{number}"))
             .spawn(move || {
+                // As a whole: it is dropped, and so sent, when the thread ends.
+                let mut farewell = farewell;
                 farewell.outcome = session::run(&common, number, &stream, its);
             });
         match thread {
