@@ -4,11 +4,13 @@
 //! through the userfaultfd, its first instruction too, and it is the guest that looks whether each page is right.
 #![cfg(target_arch = "x86_64")]
 
+mod daemon;
 mod guest;
 mod handler;
 mod machine;
 mod plan;
 mod proof;
+mod restored;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../support/vm/mod.rs"]
