@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use uffd_restore::addr::{Addr, AddrRange};
-use uffd_restore::uffd::{Event, Fault, Message, Outcome, Stop, Userfaultfd};
+use uffd_restore::uffd::{Event, Fault, Message, Stop, Userfaultfd};
 
 use super::support::area::PAGE;
 
@@ -23,6 +23,8 @@ pub(crate) enum Mistake {
     Zero(usize),
     /// Pages that were dropped come back.
     Forget,
+    /// Content that was chosen before an event was read is installed after it.
+    Insist,
     /// This page is poisoned: no mistake, but the end of the guest.
     Poison(usize),
 }
@@ -33,6 +35,8 @@ pub(crate) struct Handled {
     pub(crate) faults: u64,
     pub(crate) removes: u64,
     pub(crate) installed: usize,
+    /// Installs that came while memory was being dropped.
+    pub(crate) overtaken: u64,
 }
 
 /// Serves one VMM until its socket is closed.
@@ -161,19 +165,46 @@ impl Handler {
             _ if self.removed[index] => self.uffd.copy(at, &vec![0; self.page_size]),
             _ => self.uffd.copy(at, &content),
         };
-        match outcome {
-            Outcome { stop: None, .. } => self.handled.installed += 1,
-            // Who waits is to ask again, or to find the page.
-            Outcome {
-                stop: Some(Stop::Present | Stop::Changing),
-                ..
-            } => self.uffd.wake(range).expect("wake"),
+        match outcome.stop {
+            None => self.handled.installed += 1,
+            // Who waits is to find the page.
+            Some(Stop::Present) => self.wake(range),
+            Some(Stop::Changing) if self.mistake == Mistake::Insist => {
+                self.handled.overtaken += 1;
+                self.insist(at, &content);
+            }
+            // Who waits is to ask again.
+            Some(Stop::Changing) => {
+                self.handled.overtaken += 1;
+                self.wake(range);
+            }
             // It is being killed.
-            Outcome {
-                stop: Some(Stop::Gone | Stop::Unmapped),
-                ..
-            } => {}
-            other => panic!("install at {at}: {other:?}"),
+            Some(Stop::Gone | Stop::Unmapped) => {}
+            Some(other) => panic!("install at {at}: {other:?}"),
         }
+    }
+
+    fn wake(&self, range: AddrRange) {
+        self.uffd.wake(range).expect("wake");
+    }
+
+    /// Installs it, whatever happens meanwhile.
+    fn insist(&mut self, at: Addr, content: &[u8]) {
+        while self.uffd.copy(at, content).stop == Some(Stop::Changing) {
+            let mut messages = Vec::new();
+            self.uffd.read(&mut messages).expect("read");
+            for message in messages {
+                match message {
+                    Message::Event(Event::Remove(range)) => self.remove(range),
+                    // It is to ask again.
+                    Message::Fault(fault) => {
+                        let page = fault.address.page(self.page_size as u64);
+                        self.wake(AddrRange::at(page, self.page_size as u64));
+                    }
+                    other => panic!("not asked for: {other:?}"),
+                }
+            }
+        }
+        self.wake(AddrRange::at(at, self.page_size as u64));
     }
 }

@@ -149,7 +149,7 @@ impl Vcpu {
                     data.copy_from_slice(&word.to_le_bytes());
                 }
                 Ok(VcpuExit::IoOut(PORT, data)) => {
-                    let word = <[u8; 4]>::try_from(&*data).map_err(|_| "not a word")?;
+                    let word = <[u8; 4]>::try_from(data).map_err(|_| "not a word")?;
                     told.push(u32::from_le_bytes(word));
                 }
                 Ok(other) => return Err(format!("the guest ended: {other:?}")),

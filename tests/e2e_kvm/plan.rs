@@ -23,14 +23,15 @@ pub(crate) struct Plan {
     pub(crate) forbidden: Option<usize>,
 }
 
-/// Pages to drop, when so many hundredths of a phase are over.
+/// Pages in a task: many tasks, so that others see how far the vCPUs are.
+pub(crate) const BATCH: usize = 64;
+
+/// Pages to drop, when so many tasks of a phase are done.
 #[derive(Debug, Clone)]
 pub(crate) struct Drop {
-    pub(crate) when: usize,
+    pub(crate) after: usize,
     pub(crate) range: Range<usize>,
 }
-
-pub(crate) type Balloon = [Drop];
 
 impl Plan {
     /// 32 MiB.
@@ -98,11 +99,31 @@ impl Plan {
     /// All that is dropped while the guest runs, by phases.
     pub(crate) fn balloons(&self) -> [Vec<Drop>; 3] {
         let (lower, upper) = self.halves();
+        let all = FIRST..self.pages;
+        let mut first = self.balloon(0, all.clone(), all.len() / BATCH);
+        first.extend(self.chase());
+        first.sort_by_key(|drop| drop.after);
         [
-            self.balloon(0, FIRST..self.pages),
-            self.balloon(1, upper),
-            self.balloon(2, lower),
+            first,
+            self.balloon(1, upper, lower.len() / 3 / BATCH),
+            self.balloon(2, lower, all.len() / BATCH),
         ]
+    }
+
+    /// Pages that the vCPUs ask for just when they are dropped, or that are being brought in.
+    fn chase(&self) -> Vec<Drop> {
+        if self.page_size != PAGE {
+            return Vec::new();
+        }
+        let drop = |after: usize| {
+            let first = FIRST + after * BATCH + after * 13 % (BATCH * self.vcpus);
+            Drop {
+                after,
+                range: first..(first + 8).min(self.pages),
+            }
+        };
+        let tasks = (self.pages - FIRST) / BATCH;
+        (0..tasks - self.vcpus).map(drop).collect()
     }
 
     /// A page with content that is neither written to nor dropped.
@@ -116,7 +137,7 @@ impl Plan {
 
     /// What is dropped in a phase, within a range. What lies far up goes first: the vCPUs have not been there yet. What lies
     /// far down goes last: they have.
-    fn balloon(&self, phase: usize, within: Range<usize>) -> Vec<Drop> {
+    fn balloon(&self, phase: usize, within: Range<usize>, tasks: usize) -> Vec<Drop> {
         let (drops, unit) = if self.page_size == PAGE {
             (24, 1)
         } else {
@@ -128,7 +149,7 @@ impl Plan {
             let first = begin + (drops - 1 - index) * slot + (phase * 5 % slot / unit * unit);
             let pages = (index * 37 + phase * 11) % 97 % (slot / unit) * unit + unit;
             Drop {
-                when: index * 100 / drops,
+                after: index * tasks / drops,
                 range: first..(first + pages).min(within.end),
             }
         };

@@ -4,7 +4,8 @@
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use uffd_restore::addr::{Addr, AddrRange};
@@ -12,13 +13,10 @@ use uffd_restore::uffd::{Features, Userfaultfd, abi, new_for_this_process};
 
 use super::guest::{DROPPED, FIRST, MARKED, RELEASED, Start, Task};
 use super::machine::{Machine, Report, Vcpu};
-use super::plan::{Balloon, Drop, Plan};
+use super::plan::{BATCH, Drop, Plan};
 use super::support::area::{Area, PAGE};
 use super::support::plot::call;
-use super::support::{end, hear, say, wait_until};
-
-/// Pages in a task: many tasks, so that others see how far the vCPUs are.
-const BATCH: usize = 64;
+use super::support::{PATIENCE, end, hear, say};
 
 /// The role. Tells how many words were wrong, the first page with one, how many were looked at, and how many pages dropped;
 /// or what went wrong. Then waits to be ended.
@@ -111,7 +109,7 @@ impl Work<'_> {
         machine: &mut Machine,
         mark: bool,
         (pages, every): (std::ops::Range<usize>, usize),
-        balloon: &Balloon,
+        balloon: &[Drop],
     ) {
         let vcpus = machine.vcpus.len();
         let task = |vcpu: usize| Task {
@@ -121,10 +119,7 @@ impl Work<'_> {
             count: (pages.end - pages.start - vcpu * every).div_ceil(every * vcpus),
             stride: self.plan.mode.stride(),
         };
-        let batches: usize = (0..vcpus)
-            .map(|vcpu| task(vcpu).count.div_ceil(BATCH))
-            .sum();
-        let done = AtomicU64::new(0);
+        let done = AtomicUsize::new(0);
         let (task, done) = (&task, &done);
         let reports: Vec<Report> = std::thread::scope(|scope| {
             let runners: Vec<_> = machine
@@ -133,10 +128,8 @@ impl Work<'_> {
                 .enumerate()
                 .map(|(number, vcpu)| scope.spawn(move || run(number, vcpu, task(number), done)))
                 .collect();
-            for Drop { when, range } in balloon {
-                // From before anything has been looked at until the end is near.
-                let after = (batches * when / 100) as u64;
-                wait_until("vCPUs", || done.load(Ordering::Relaxed) >= after);
+            for Drop { after, range } in balloon {
+                wait_for_tasks(done, *after);
                 self.release(range.clone());
             }
             runners
@@ -183,8 +176,17 @@ impl Work<'_> {
     }
 }
 
+/// Waits until the vCPUs have come so far, with no sleep that they could use to get ahead.
+fn wait_for_tasks(done: &AtomicUsize, count: usize) {
+    let deadline = Instant::now() + PATIENCE;
+    while done.load(Ordering::Relaxed) < count {
+        assert!(Instant::now() < deadline, "the vCPUs do not go on");
+        std::thread::yield_now();
+    }
+}
+
 /// A vCPU's share. When KVM cannot go on, the whole VMM ends.
-fn run(number: usize, vcpu: &mut Vcpu, mut task: Task, done: &AtomicU64) -> Report {
+fn run(number: usize, vcpu: &mut Vcpu, mut task: Task, done: &AtomicUsize) -> Report {
     let mut total = Report::default();
     let mut left = task.count;
     while left > 0 {
