@@ -16,6 +16,7 @@
 //! | `ending.rs`    | the daemon is asked to end, is killed                                     |
 //! | `complete.rs`  | everything is in place, and the VMM goes on without the daemon            |
 //! | `bad_pages.rs` | pages that cannot be served                                               |
+//! | `itself.rs`    | (the peer notices what is wrong)                                          |
 //!
 //! The VMM is `tests/support/peer`: it checks each byte that it sees.
 
@@ -32,6 +33,7 @@ mod ending;
 mod hostile;
 mod huge;
 mod inherited;
+mod itself;
 mod lab;
 mod refused;
 mod removes;

@@ -83,13 +83,24 @@ impl Guest {
         self.states.len()
     }
 
-    pub fn address(&self, page: usize) -> u64 {
-        let region = self
-            .regions
-            .iter()
+    fn region(&self, page: usize) -> &Region {
+        let mut regions = self.regions.iter();
+        regions
             .find(|region| (region.first..region.first + region.pages).contains(&page))
-            .expect("a page of the guest");
+            .expect("a page of the guest")
+    }
+
+    pub fn address(&self, page: usize) -> u64 {
+        let region = self.region(page);
         region.address + bytes(page - region.first)
+    }
+
+    /// Address and length of pages of one region.
+    pub fn range(&self, page: usize, pages: usize) -> [u64; 2] {
+        let region = self.region(page);
+        let end = region.first + region.pages;
+        assert!(page + pages <= end, "pages of two regions");
+        [self.address(page), bytes(pages)]
     }
 
     fn words(&self, page: usize) -> &'static [AtomicU64; WORDS] {
@@ -164,12 +175,18 @@ impl Guest {
     }
 
     fn advise(&self, page: usize, pages: usize, advice: i32) -> Result<u64, Errno> {
-        let arguments = [self.address(page), bytes(pages), word(advice)];
-        call(libc::SYS_madvise, &arguments)
+        let [address, len] = self.range(page, pages);
+        call(libc::SYS_madvise, &[address, len, word(advice)])
     }
 
     /// madvise(2) as a balloon does it. What the kernel then lets go of is zero: whole pages.
     pub fn remove(&self, page: usize, pages: usize) -> Result<(), Errno> {
+        let region = self.region(page);
+        let here = (region.first + region.pages - page).min(pages);
+        if here < pages {
+            self.remove(page + here, pages - here)?;
+            return self.remove(page, here);
+        }
         self.advise(page, pages, libc::MADV_DONTNEED)?;
         let whole = pages / self.grain * self.grain;
         self.states[page..page + whole]
@@ -182,14 +199,9 @@ impl Guest {
     /// Other memory in the place of this, as balloons of old did it.
     pub fn replace(&self, page: usize, pages: usize) {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
-        let arguments = [
-            self.address(page),
-            bytes(pages),
-            word(libc::PROT_READ | libc::PROT_WRITE),
-            word(flags),
-            u64::MAX,
-            0,
-        ];
+        let [address, len] = self.range(page, pages);
+        let rights = word(libc::PROT_READ | libc::PROT_WRITE);
+        let arguments = [address, len, rights, word(flags), u64::MAX, 0];
         call(libc::SYS_mmap, &arguments).expect("mmap");
         for state in &self.states[page..page + pages] {
             state.store(ZERO, Ordering::SeqCst);
@@ -203,8 +215,8 @@ impl Guest {
         } else {
             libc::PROT_NONE
         };
-        let arguments = [self.address(page), bytes(pages), word(rights)];
-        call(libc::SYS_mprotect, &arguments).expect("mprotect");
+        let [address, len] = self.range(page, pages);
+        call(libc::SYS_mprotect, &[address, len, word(rights)]).expect("mprotect");
         for state in &self.states[page..page + pages] {
             if !plugged {
                 state.store(HOLE, Ordering::SeqCst);

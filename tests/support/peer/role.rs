@@ -184,7 +184,7 @@ impl Vmm {
         let got = thread::scope(|scope| {
             scope.spawn(|| {
                 let writer = writer;
-                let (mut address, mut left) = (guest.address(first), (pages * PAGE) as u64);
+                let [mut address, mut left] = guest.range(first, pages);
                 while left > 0 {
                     let arguments = [word(writer.as_raw_fd()), address, left];
                     let Ok(sent) = call(libc::SYS_write, &arguments) else {
