@@ -15,6 +15,7 @@ use uffd_restore::uffd::{Event, Message, Userfaultfd};
 
 use crate::peer::content::Content;
 use crate::peer::{PAGE, Peer, Survey};
+use crate::support::huge::HugePages;
 use crate::support::uffd::{own, poll, waiting};
 
 const PAGES: usize = 64;
@@ -57,7 +58,7 @@ fn receive(listener: &UnixListener) -> (Value, Userfaultfd) {
 }
 
 /// Serves until it is told that this is enough.
-fn serve(uffd: &Userfaultfd, regions: &[(u64, u64)], flaw: Flaw, enough: &AtomicBool) {
+fn serve(uffd: &Userfaultfd, regions: &[(u64, u64)], grain: u64, flaw: Flaw, enough: &AtomicBool) {
     let mut removed: HashSet<u64> = HashSet::new();
     while !enough.load(Ordering::SeqCst) {
         if poll(uffd, 20) == 0 {
@@ -69,7 +70,7 @@ fn serve(uffd: &Userfaultfd, regions: &[(u64, u64)], flaw: Flaw, enough: &Atomic
                 Message::Event(Event::Remove(range)) if flaw != Flaw::Stale => {
                     removed.extend((range.start.0..range.end.0).step_by(PAGE));
                 }
-                Message::Fault(fault) => faults.push(fault.address.0 & !(PAGE as u64 - 1)),
+                Message::Fault(fault) => faults.push(fault.address.0 & !(grain - 1)),
                 _ => {}
             }
         }
@@ -79,8 +80,11 @@ fn serve(uffd: &Userfaultfd, regions: &[(u64, u64)], flaw: Flaw, enough: &Atomic
                 .rfind(|(base, _)| *base <= address)
                 .expect("a region");
             let page = usize::try_from(address - base + offset).expect("small") / PAGE;
-            let range = AddrRange::at(Addr(address), PAGE as u64);
-            let mut bytes = Content::of_file(page).bytes();
+            let range = AddrRange::at(Addr(address), grain);
+            let pages = page..page + usize::try_from(grain).expect("small") / PAGE;
+            let mut bytes: Vec<u8> = pages
+                .flat_map(|page| Content::of_file(page).bytes())
+                .collect();
             if removed.contains(&address) {
                 bytes.fill(0);
             } else if page == BAD {
@@ -107,12 +111,17 @@ struct Handler {
 }
 
 impl Handler {
-    /// A peer, served by a handler with this flaw. Its memory is in two regions.
+    /// A peer with two regions, served by a handler with this flaw.
     fn with(flaw: Flaw) -> (Self, Peer) {
+        Self::of("16,48", "", flaw)
+    }
+
+    /// The same with a peer of this kind.
+    fn of(regions: &str, words: &str, flaw: Flaw) -> (Self, Peer) {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("socket");
         let listener = UnixListener::bind(&path).expect("bind");
-        let mut peer = Peer::start("16,48", "");
+        let mut peer = Peer::start(regions, words);
         peer.hand_over(&path, "");
         let (text, uffd) = receive(&listener);
         let regions: Vec<(u64, u64)> = text
@@ -124,11 +133,12 @@ impl Handler {
                 (number("base_host_virt_addr"), number("offset"))
             })
             .collect();
+        let grain = text[0]["page_size"].as_u64().expect("a number");
         let mut sorted = regions;
         sorted.sort_unstable();
         let enough = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&enough);
-        let thread = std::thread::spawn(move || serve(&uffd, &sorted, flaw, &told));
+        let thread = std::thread::spawn(move || serve(&uffd, &sorted, grain, flaw, &told));
         let this = Self {
             enough,
             thread: Some(thread),
@@ -176,6 +186,28 @@ fn a_balloon_at_work_is_followed() {
     let (_handler, mut peer) = Handler::with(Flaw::None);
     peer.must("race 1 2");
     peer.check_all();
+}
+
+/// The kernel frees huge pages, and no parts of them.
+#[test]
+fn huge_pages_and_slots() {
+    let _reserved = HugePages::reserve(5);
+    let (_handler, mut peer) = Handler::of("512,2048", "huge slots=4", Flaw::None);
+    peer.must("remove 0 100");
+    peer.must("remove 512 511");
+    let inside = peer.ask("remove 515 4");
+    assert!(inside.contains("EINVAL"), "{inside}");
+    peer.check_all();
+    peer.must("plug 1024 512");
+    peer.must("unplug 512 512");
+    peer.must("plug-zero 512 512");
+    peer.must("pipe 512 1024");
+    peer.must("poke 600");
+    peer.check_all();
+    // Still unplugged, and left alone.
+    let survey = peer.survey();
+    assert_eq!(survey.right, 4 * 512, "{survey:?}");
+    peer.finish();
 }
 
 #[test]
