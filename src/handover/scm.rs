@@ -113,9 +113,9 @@ mod tests {
         control.extend(message(rights + (1 << 32), &[6]));
         control.extend(message(rights, &[7]));
         assert_eq!(numbers(&control), [3, 4, 5, 7]);
-        assert_eq!(numbers(&control[..HEADER]), [], "cut off");
-        assert_eq!(numbers(&[]), []);
-        assert_eq!(numbers(&[0; 64]), [], "no length");
-        assert_eq!(numbers(&[0xff; 64]), [], "an absurd length");
+        assert!(numbers(&control[..HEADER]).is_empty(), "cut off");
+        assert!(numbers(&[]).is_empty());
+        assert!(numbers(&[0; 64]).is_empty(), "no length");
+        assert!(numbers(&[0xff; 64]).is_empty(), "an absurd length");
     }
 }
