@@ -135,10 +135,9 @@ impl FromStr for Listen {
             return Ok(Self::Systemd);
         }
         match text.strip_prefix("fd:") {
-            Some(number) => number
-                .parse()
-                .map(Self::Descriptor)
-                .map_err(|_| format!("{number:?} is not a number (a socket of that name: ./{text})")),
+            Some(number) => number.parse().map(Self::Descriptor).map_err(|_| {
+                format!("{number:?} is not a number (a socket of that name: ./{text})")
+            }),
             None if text.is_empty() => Err("the name of a socket is empty".into()),
             None => Ok(Self::Path(text.into())),
         }

@@ -136,7 +136,11 @@ impl Hall {
 
     /// Who cannot be let in stays in the socket's queue.
     fn has_room(&self) -> bool {
-        let most = if self.limits.once { 1 } else { self.limits.sessions };
+        let most = if self.limits.once {
+            1
+        } else {
+            self.limits.sessions
+        };
         self.sessions.len() < most
     }
 

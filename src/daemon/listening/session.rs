@@ -87,7 +87,9 @@ fn known(common: &Common, stream: &UnixStream) -> Option<Target> {
     };
     // It is not ours to end, and nothing of it has been received.
     if let Err(error) = peer::allowed(&credentials, &common.allowed_uids) {
-        common.log.refused(Some(credentials.pid), &error.to_string());
+        common
+            .log
+            .refused(Some(credentials.pid), &error.to_string());
         return None;
     }
     let name = peer::name_of(credentials.pid);

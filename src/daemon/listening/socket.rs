@@ -1,8 +1,5 @@
 //! Where VMMs come in: a socket of our own, or one that was inherited.
-#![expect(
-    unsafe_code,
-    reason = "descriptors that are inherited come as numbers"
-)]
+#![expect(unsafe_code, reason = "descriptors that are inherited come as numbers")]
 
 use std::fs;
 use std::io;
@@ -132,7 +129,10 @@ fn from_systemd() -> Result<UnixListener, Failure> {
 /// Makes an inherited descriptor ours.
 fn take(number: RawFd, option: &str) -> Result<OwnedFd, Failure> {
     if number <= 2 {
-        return Err(usage(option, "0, 1 and 2 have other uses: pass another one"));
+        return Err(usage(
+            option,
+            "0, 1 and 2 have other uses: pass another one",
+        ));
     }
     // SAFETY: the descriptor is ours if it is open at all, which the next line finds out: nothing in this program has
     // opened one before its command line was followed.
@@ -178,9 +178,8 @@ fn bind(path: &Path, peers: &Peers) -> Result<(UnixListener, Name), Failure> {
                 .map_err(failed("set the owner of the socket"))?;
         }
         fs::rename(&hidden, path.with_file_name(name)).map_err(failed("name the socket"))?;
-        identity(path).ok_or_else(|| {
-            failed("find the socket")(io::Error::from(io::ErrorKind::NotFound))
-        })
+        identity(path)
+            .ok_or_else(|| failed("find the socket")(io::Error::from(io::ErrorKind::NotFound)))
     })();
     let identity = made.inspect_err(|_| {
         let _ = fs::remove_file(&hidden);
@@ -196,10 +195,16 @@ fn make_room(path: &Path) -> Result<(), Failure> {
     };
     let option = format!("--listen {}", path.display());
     if !there.file_type().is_socket() {
-        return Err(usage(&option, "there is a file of this name: remove it, or choose another"));
+        return Err(usage(
+            &option,
+            "there is a file of this name: remove it, or choose another",
+        ));
     }
     match UnixStream::connect(path) {
-        Ok(_) => Err(usage(&option, "another program listens there: end it, or choose another")),
+        Ok(_) => Err(usage(
+            &option,
+            "another program listens there: end it, or choose another",
+        )),
         Err(_) => Ok(()),
     }
 }
@@ -232,9 +237,14 @@ mod tests {
         let entrance = Entrance::open(&listen, &peers(&["--socket-mode", "640"])).expect("made");
         let mode = fs::metadata(&path).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o640);
-        let text = Entrance::open(&listen, &peers(&[])).expect_err("taken").to_string();
+        let text = Entrance::open(&listen, &peers(&[]))
+            .expect_err("taken")
+            .to_string();
         assert!(text.contains("another program listens"), "{text}");
-        assert!(entrance.accept().expect("accept").is_some(), "that was the question");
+        assert!(
+            entrance.accept().expect("accept").is_some(),
+            "that was the question"
+        );
         assert!(entrance.accept().expect("accept").is_none());
         drop(entrance);
         assert!(!path.exists());
@@ -253,7 +263,9 @@ mod tests {
         fs::write(&path, "mine").expect("write");
         drop(entrance);
         assert!(path.exists());
-        let text = Entrance::open(&listen, &peers(&[])).expect_err("a file").to_string();
+        let text = Entrance::open(&listen, &peers(&[]))
+            .expect_err("a file")
+            .to_string();
         assert!(text.contains("there is a file"), "{text}");
     }
 
@@ -261,10 +273,14 @@ mod tests {
     fn what_is_inherited_must_be_what_it_is_said_to_be() {
         for (number, part) in [(1, "other uses"), (987, "not open")] {
             let listen = Listen::Descriptor(number);
-            let text = Entrance::open(&listen, &peers(&[])).expect_err("bad").to_string();
+            let text = Entrance::open(&listen, &peers(&[]))
+                .expect_err("bad")
+                .to_string();
             assert!(text.contains(part), "{text}");
         }
-        let text = Entrance::open(&Listen::Systemd, &peers(&[])).expect_err("bad").to_string();
+        let text = Entrance::open(&Listen::Systemd, &peers(&[]))
+            .expect_err("bad")
+            .to_string();
         assert!(text.contains("socket unit"), "{text}");
     }
 }
