@@ -33,8 +33,10 @@ pub struct Cli {
     /// writes it
     #[arg(long, value_name = "FILE", required_unless_present = "check")]
     pub snapshot: Option<PathBuf>,
+    /// What to do.
     #[command(flatten)]
     pub what: What,
+    /// How to deal with VMMs that connect.
     #[command(flatten)]
     pub peers: Peers,
     /// Region of the snapshot to restore: a name, an address in the snapshot (0x…) or "largest"; and where in the target, if

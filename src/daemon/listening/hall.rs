@@ -183,7 +183,7 @@ impl Hall {
             }
         };
         let common = Arc::clone(&self.common);
-        let mut farewell = Farewell {
+        let farewell = Farewell {
             leaving: self.leaving.clone(),
             number,
             outcome: None,
@@ -192,6 +192,8 @@ impl Hall {
         let thread = thread::Builder::new()
             .name(format!("vmm-{number}"))
             .spawn(move || {
+                // As a whole: it is dropped, and so sent, when the thread ends.
+                let mut farewell = farewell;
                 farewell.outcome = session::run(&common, number, &stream, its);
             });
         match thread {

@@ -28,6 +28,7 @@ use crate::failure::Failure;
 use crate::serve::{self, EndingSignals, Guard, Outcome, ServeError, Workers};
 use crate::source::{self, FrameCache};
 use crate::terminal::printable;
+use snapshot_format::PAGE_BYTES;
 
 /// Runs `uffd-restore --listen` and `--peer-fd`.
 ///
@@ -45,7 +46,8 @@ pub(super) fn run(args: Cli) -> Result<ExitCode, Failure> {
     raise_descriptors();
     let path = args.snapshot.clone().unwrap_or_default();
     let cache = Arc::new(FrameCache::new(args.peers.cache_size.as_u64()));
-    let opened = source::open(&path, &cache)?;
+    let opened = source::open(&path, Some(Arc::clone(&cache)))?;
+    let bytes = opened.pages * PAGE_BYTES;
     // A bar for each of them would be too many.
     let options = serve::Options {
         quiet: true,
@@ -86,7 +88,7 @@ pub(super) fn run(args: Cli) -> Result<ExitCode, Failure> {
     }
     if let Some(name) = where_to {
         let path = printable(&path.display().to_string());
-        announce(summary::listening(&name, &path, opened.bytes(), args.json));
+        announce(summary::listening(&name, &path, bytes, args.json));
     }
     let outcome = hall.run(entrance.map(|(entrance, _)| entrance));
     drop(pidfile);

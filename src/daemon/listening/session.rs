@@ -9,8 +9,9 @@ use nix::sys::eventfd::EventFd;
 
 use super::log::{Log, Who};
 use crate::addr::AddrRange;
-use crate::handover::firecracker::{self, Received, Refused};
-use crate::handover::peer;
+use crate::handover::firecracker::{self, Region};
+use crate::handover::peer::Credentials;
+use crate::handover::receive::{Received, Refused};
 use crate::serve::{Guard, Handover, Options, Orders, Outcome, Server, Target, Workers};
 use crate::source::PageSource;
 use crate::space::AddressSpace;
@@ -43,33 +44,33 @@ pub(super) fn run(
     let deadline = Instant::now() + common.handshake_timeout;
     let received = match firecracker::receive(stream, deadline) {
         Ok(received) => received,
-        Err(Refused { error, userfaultfd }) => {
-            refuse(common.log, target, userfaultfd, &error.to_string());
+        Err(Refused { error, descriptors }) => {
+            refuse(common.log, &target, descriptors, &error.to_string());
             return None;
         }
     };
     let (space, server) = match prepare(common, &received, told) {
         Ok(prepared) => prepared,
         Err(why) => {
-            refuse(common.log, target, Some(received.userfaultfd), &why);
+            refuse(common.log, &target, vec![received.userfaultfd], &why);
             return None;
         }
     };
     let Some(watched) = common.guard.watch(&target) else {
         let why = "too many VMMs are served already";
-        refuse(common.log, target, Some(received.userfaultfd), why);
+        refuse(common.log, &target, vec![received.userfaultfd], why);
         return None;
     };
     let who = Who::new(number, &target);
-    let owed = space.owes();
+    let (owed, regions) = (space.owes(), received.message.len());
     let handover = Handover {
         target,
         userfaultfd: Userfaultfd::from(received.userfaultfd),
         space,
-        kept_by_peer: ranges(&received.regions),
+        kept_by_peer: ranges(&received.message),
     };
     let report = server.serve(handover, || {
-        common.log.serving(&who, owed, received.regions.len());
+        common.log.serving(&who, owed, regions);
     });
     drop(watched);
     common.log.done(&who, &report);
@@ -78,30 +79,27 @@ pub(super) fn run(
 
 /// Who it is, if it may be served.
 fn known(common: &Common, stream: &UnixStream) -> Option<Target> {
-    let (credentials, pidfd) = match peer::credentials(stream) {
-        Ok(known) => known,
-        Err(error) => {
-            common.log.refused(None, &error.to_string());
-            return None;
-        }
-    };
-    // It is not ours to end, and nothing of it has been received.
-    if let Err(error) = peer::allowed(&credentials, &common.allowed_uids) {
-        common
-            .log
-            .refused(Some(credentials.pid), &error.to_string());
-        return None;
-    }
-    let name = peer::name_of(credentials.pid);
-    Some(Target::from_pidfd(credentials.pid, name, pidfd))
+    let credentials = Credentials::of(stream)
+        .inspect_err(|error| common.log.refused(None, &error.to_string()))
+        .ok()?;
+    // Who may not is not ours to end, and nothing of it has been received.
+    credentials
+        .allowed(&common.allowed_uids)
+        .and_then(|()| credentials.target(stream))
+        .inspect_err(|error| {
+            common
+                .log
+                .refused(Some(credentials.pid), &error.to_string())
+        })
+        .ok()
 }
 
 fn prepare(
     common: &Common,
-    received: &Received,
+    received: &Received<Vec<Region>>,
     told: Arc<EventFd>,
 ) -> Result<(AddressSpace, Server), String> {
-    let space = firecracker::address_space(&received.regions, common.pages)
+    let space = firecracker::address_space(&received.message, common.pages)
         .map_err(|error| error.to_string())?;
     let server = Server::prepare(
         &*common.source,
@@ -112,7 +110,7 @@ fn prepare(
     Ok((space, server.map_err(|error| error.to_string())?))
 }
 
-fn ranges(regions: &[firecracker::Region]) -> Vec<AddrRange> {
+fn ranges(regions: &[Region]) -> Vec<AddrRange> {
     regions
         .iter()
         .map(|region| AddrRange::at(region.base, region.size))
@@ -121,11 +119,11 @@ fn ranges(regions: &[firecracker::Region]) -> Vec<AddrRange> {
 
 /// A VMM is not served. If it has handed over its userfaultfd, it waits for pages that nobody will bring, or, if it has kept
 /// no descriptor of its own, would find zeros in their place once ours is closed: it is killed before that.
-fn refuse(log: Log, peer: Target, userfaultfd: Option<OwnedFd>, why: &str) {
-    let Some(userfaultfd) = userfaultfd else {
+fn refuse(log: Log, peer: &Target, userfaultfds: Vec<OwnedFd>, why: &str) {
+    if userfaultfds.is_empty() {
         log.refused(Some(peer.pid), why);
         return;
-    };
+    }
     match peer.kill() {
         Ok(()) => log.refused(Some(peer.pid), &format!("{why}; it was killed, for it cannot run without its memory")),
         Err(errno) => log.refused(
@@ -135,6 +133,6 @@ fn refuse(log: Log, peer: Target, userfaultfd: Option<OwnedFd>, why: &str) {
     }
     if !peer.ends_within(END_OF_A_PROCESS) {
         // As long as it lives it must not read zeros.
-        std::mem::forget(userfaultfd);
+        std::mem::forget(userfaultfds);
     }
 }
