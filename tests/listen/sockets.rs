@@ -117,7 +117,7 @@ fn a_socket_that_somebody_listens_at() {
     let mut second = command(&lab.snapshot(), &["--json", "--listen"]);
     second.arg(lab.socket());
     let ended = Daemon::spawn(second, &lab).end();
-    assert_eq!(ended.status, 1, "{ended:?}");
+    assert_eq!(ended.status, 2, "{ended:?}");
     assert!(
         ended.err.contains(&lab.socket().display().to_string()),
         "{ended:?}"
@@ -135,7 +135,7 @@ fn a_file_that_is_no_socket_is_not_replaced() {
     let mut command = command(&lab.snapshot(), &["--listen"]);
     command.arg(lab.socket());
     let ended = Daemon::spawn(command, &lab).end();
-    assert_eq!(ended.status, 1, "{ended:?}");
+    assert_eq!(ended.status, 2, "{ended:?}");
     let kept = fs::read_to_string(lab.socket()).expect("the file");
     assert_eq!(kept, "precious");
 }
