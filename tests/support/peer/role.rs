@@ -57,8 +57,10 @@ pub fn play(words: &[&str]) {
         flood: None,
     };
     while let Some(line) = hear() {
-        let answer = vmm.obey(&line);
-        say(&answer.unwrap_or_else(|wrong| wrong));
+        for part in line.split(';') {
+            let answer = vmm.obey(part);
+            say(&answer.unwrap_or_else(|wrong| wrong));
+        }
     }
     end();
 }
