@@ -182,9 +182,9 @@ fn more_than_there_may_be() {
 #[test]
 fn silence_when_there_is_room_for_one() {
     let lab = Lab::new(64);
-    let words = ["--max-sessions", "1", "--handshake-timeout", "30s"];
+    let words = ["--max-sessions", "1", "--handshake-timeout", "10s"];
     let daemon = Daemon::listening(&lab, &words);
-    let _silent: Vec<UnixStream> = (0..5)
+    let _silent: Vec<UnixStream> = (0..2)
         .map(|_| UnixStream::connect(lab.socket()).expect("connect"))
         .collect();
     served_in_time(&lab, &daemon);

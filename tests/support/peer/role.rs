@@ -123,7 +123,15 @@ impl Vmm {
                 self.socket = manner.keeps_socket().then_some(socket);
                 Ok(all_closed)
             })
-            .map_err(|error| format!("not sent: {error}"))?;
+            .map_err(|error| {
+                let answer = format!("not sent: {error}");
+                if words.contains(&"drop") {
+                    // There is nothing that it could run with.
+                    say(&answer);
+                    end();
+                }
+                answer
+            })?;
         if words.contains(&"drop") {
             drop(self.uffd.take());
         }
