@@ -18,10 +18,13 @@ use super::socket::Entrance;
 use crate::serve::{EndingSignals, Outcome, ServeError};
 use crate::terminal::say;
 
+/// VMMs that may be in the hall without being served: they are about to hand over, or have and wait for a place.
+const HANDING_OVER: usize = 64;
+
 /// How many, and how long.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// At a time.
+    /// Served at a time.
     pub(super) sessions: usize,
     /// End after the first.
     pub(super) once: bool,
@@ -134,14 +137,9 @@ impl Hall {
         }
     }
 
-    /// Who cannot be let in stays in the socket's queue.
+    /// Who cannot be let in stays in the socket's queue. Who has handed over nothing yet takes nobody's place.
     fn has_room(&self) -> bool {
-        let most = if self.limits.once {
-            1
-        } else {
-            self.limits.sessions
-        };
-        self.sessions.len() < most
+        self.sessions.len() < self.limits.sessions + HANDING_OVER
     }
 
     fn wait(&self, entrance: Option<&Entrance>) {
@@ -221,6 +219,7 @@ impl Hall {
                 ));
             }
             self.asked_to_end = true;
+            self.common.places.open_to_all();
             for session in self.sessions.values() {
                 let _ = session.told.write(1);
             }
