@@ -37,7 +37,7 @@ use snapshot_format::PAGE_BYTES;
 ///
 /// # Errors
 /// [`Failure`]; nobody has been served.
-pub(super) fn run(args: Cli) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
     // Before any descriptor is opened: those that were inherited are known by their numbers.
     let ready = args.ready_fd.map(ReadyDescriptor::take).transpose()?;
     let peer = args.what.peer_fd.map(socket::peer).transpose()?;
@@ -54,7 +54,7 @@ pub(super) fn run(args: Cli) -> Result<ExitCode, Failure> {
     // A bar for each of them would be too many.
     let options = serve::Options {
         quiet: true,
-        ..options(&args)
+        ..options(args)
     };
     let workers = Workers::start(&*opened.source, options.jobs)?;
     let signals = EndingSignals::held().map_err(kernel("wait for signals"))?;

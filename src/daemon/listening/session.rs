@@ -48,7 +48,7 @@ pub(super) fn run(
         Ok(received) => received,
         Err(Refused { error, descriptors }) => {
             // Those that were lost were closed by the kernel: what is missing reads as zeros.
-            let lost = matches!(error, HandshakeError::DescriptorsLost { .. });
+            let lost = matches!(error, HandshakeError::DescriptorsLost);
             if lost {
                 let _ = target.kill();
             }
@@ -97,7 +97,7 @@ fn known(common: &Common, stream: &UnixStream) -> Option<Target> {
         .inspect_err(|error| {
             common
                 .log
-                .refused(Some(credentials.pid), &error.to_string())
+                .refused(Some(credentials.pid), &error.to_string());
         })
         .ok()
 }

@@ -250,10 +250,10 @@ mod tests {
             .expect_err("taken")
             .to_string();
         assert!(text.contains("another program listens"), "{text}");
-        assert!(
-            entrance.accept().expect("accept").is_some(),
-            "that was the question"
-        );
+        for _ in 0..LOOKS {
+            let asked = entrance.accept().expect("accept");
+            assert!(asked.is_some(), "that was the question");
+        }
         assert!(entrance.accept().expect("accept").is_none());
         drop(entrance);
         assert!(!path.exists());
