@@ -114,9 +114,10 @@ impl Hall {
     pub(super) fn run(&mut self, mut entrance: Option<Entrance>) -> Option<Outcome> {
         loop {
             let enough = self.limits.once && self.served > 0;
-            if self.asked_to_end || enough {
-                // Its name goes before the last VMM has been served.
-                entrance = None;
+            if (self.asked_to_end || enough)
+                && let Some(entrance) = entrance.take()
+            {
+                self.close(entrance);
             }
             if entrance.is_none() && self.sessions.is_empty() {
                 break;
@@ -166,6 +167,17 @@ impl Hall {
                     return;
                 }
             }
+        }
+    }
+
+    /// Takes nobody in any more. Who has connected already may have sent its userfaultfd, which the kernel would close: that
+    /// would be zeros for who has no other. So its name goes first, and then all who are in the queue are let in.
+    fn close(&mut self, entrance: Entrance) {
+        let Some(closing) = entrance.close() else {
+            return;
+        };
+        while let Ok(Some(stream)) = closing.accept() {
+            self.admit(stream);
         }
     }
 
