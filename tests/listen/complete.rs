@@ -2,6 +2,7 @@
 
 use crate::daemon::Daemon;
 use crate::lab::Lab;
+use crate::peer::Peer;
 use crate::support::wait_until;
 
 #[test]
@@ -85,4 +86,20 @@ fn a_flood_while_it_ends() {
         peer.check_all();
         peer.finish();
     }
+}
+
+/// Whoever faults at the very moment when all is let go of.
+#[test]
+fn faults_while_it_is_let_go() {
+    let lab = Lab::new(512);
+    let daemon = Daemon::listening(&lab, &["--prefill", "all", "--cache-size", "64MiB"]);
+    for _ in 0..150 {
+        let mut peer = Peer::start(&lab.whole(), "");
+        peer.tell_to_hand_over(&lab.socket(), "");
+        peer.target.tell("check 0 512 4");
+        assert_eq!(peer.target.hear(), "sent");
+        assert_eq!(peer.target.hear(), "right", "{}", peer.pid());
+        peer.finish();
+    }
+    daemon.terminate();
 }
