@@ -76,6 +76,9 @@ pub enum Failure {
     /// The target could not be attached to.
     #[error(transparent)]
     Attach(#[from] crate::handover::AttachError),
+    /// Memory cannot come from what was given.
+    #[error(transparent)]
+    Open(#[from] crate::source::OpenError),
     /// The target could not be served.
     #[error(transparent)]
     Serve(#[from] crate::serve::ServeError),

@@ -15,8 +15,8 @@ pub const VERSION: u32 = 1;
 pub(crate) const HEADER_LEN: u64 = PAGE_BYTES;
 
 /// Like PNG's: a byte with the high bit, a name, both line endings and a DOS end of file, so that a transfer as text
-/// breaks it.
-pub(crate) const MAGIC: [u8; 8] = *b"\x89UFS\r\n\x1a\n";
+/// breaks it. A file that begins with it is a snapshot, whole or not, and nothing else.
+pub const MAGIC: [u8; 8] = *b"\x89UFS\r\n\x1a\n";
 
 /// Most pages a frame may hold: 2 MiB.
 pub(crate) const MAX_FRAME_PAGES: u16 = 512;

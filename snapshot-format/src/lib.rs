@@ -47,7 +47,7 @@ pub use codec::{Codec, Compression};
 pub use cursor::Cursor;
 pub use entry::{Content, FrameRef};
 pub use error::{Error, Place, WriteError};
-pub use header::{SnapshotId, VERSION};
+pub use header::{MAGIC, SnapshotId, VERSION};
 pub use metadata::{Compressed, Metadata, Source};
 pub use page::{PAGE_BYTES, PAGE_SIZE, PageNo};
 pub use region::{PageSize, Protection, Region, RegionKind};

@@ -1,10 +1,13 @@
 //! The command line of `uffd-restore`.
 
+use std::fmt;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use bytesize::ByteSize;
+use clap::{Args, Parser, ValueEnum};
 
 use crate::handover::placement::Choice;
 
@@ -15,21 +18,27 @@ use crate::handover::placement::Choice;
   uffd-restore --snapshot service.snap --pid 4242
   uffd-restore --snapshot vm.snap --pid $(pidof qemu-system-x86_64) --ready-fd 3 3>ready
   uffd-restore --snapshot vm.snap --pid 4242 --region largest=0x7f3a00000000
+  uffd-restore --snapshot vm.snap --listen /run/vm/uffd.sock --allow-uid 123
+  uffd-restore --snapshot vm.mem --peer-fd 3
   uffd-restore --check
 
-A line on standard output says when the target is being served. The program ends by itself
-when nothing is owed to the target any more, or when it has ended. SIGTERM and Ctrl-C:
-everything that is still owed is installed first; a second one gives up, and pages that never
+A line on standard output says when the target is being served, or VMMs can connect. The program
+ends by itself when nothing is owed to the target any more, or when it has ended; with --listen when
+it is asked to. SIGTERM and Ctrl-C: everything that is still owed is installed first; a second one gives up, and pages that never
 came are poisoned (or the target is killed), never zero.
 
 Exit status: 0 all memory in place, or the target ended by itself; 1 failed; 2 bad usage.")]
 pub struct Cli {
-    /// Snapshot to restore, as `uffd-snapshot` writes it
+    /// Snapshot to restore, as `uffd-snapshot` writes it. With --listen and --peer-fd also a raw memory file, as Firecracker
+    /// writes it
     #[arg(long, value_name = "FILE", required_unless_present = "check")]
     pub snapshot: Option<PathBuf>,
-    /// Process to restore into, running or stopped
-    #[arg(long, value_name = "PID", required_unless_present = "check", value_parser = clap::value_parser!(i32).range(1..))]
-    pub pid: Option<i32>,
+    /// What to do.
+    #[command(flatten)]
+    pub what: What,
+    /// How to deal with VMMs that connect.
+    #[command(flatten)]
+    pub peers: Peers,
     /// Region of the snapshot to restore: a name, an address in the snapshot (0x…) or "largest"; and where in the target, if
     /// not where it was or where a mapping of its name is. May be repeated; without it, all regions
     #[arg(long = "region", value_name = "NAME[=ADDRESS]")]
@@ -55,15 +64,109 @@ pub struct Cli {
     /// Write this program's process id to a file, which is removed at the end
     #[arg(long, value_name = "FILE")]
     pub pidfile: Option<PathBuf>,
-    /// Say what this kernel and this user can do, and what is missing for what
-    #[arg(long, conflicts_with_all = ["snapshot", "pid", "regions", "ready_fd", "pidfile"])]
-    pub check: bool,
     /// Print what there is to say as JSON
     #[arg(long)]
     pub json: bool,
     /// No progress, no summary
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+/// What to do.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct What {
+    /// Process to restore into, running or stopped
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pub pid: Option<i32>,
+    /// Serve VMMs that connect and hand over their userfaultfd, as Firecracker does, many at once: the path of a Unix socket;
+    /// fd:N, a listening socket that was inherited; or systemd, the one that a socket unit passes
+    #[arg(long, value_name = "SOCKET", conflicts_with = "regions")]
+    pub listen: Option<Listen>,
+    /// Serve the VMM at the other end of this connected socket, which was inherited, and no other
+    #[arg(long, value_name = "N", conflicts_with = "regions")]
+    pub peer_fd: Option<RawFd>,
+    /// Say what this kernel and this user can do, and what is missing for what
+    #[arg(long, conflicts_with_all = ["snapshot", "regions", "ready_fd", "pidfile"])]
+    pub check: bool,
+}
+
+/// How to deal with VMMs that connect.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Options of --listen and --peer-fd")]
+pub struct Peers {
+    /// Access rights of the socket, in octal
+    #[arg(long, value_name = "MODE", default_value = "0600", value_parser = parse_mode)]
+    pub socket_mode: u32,
+    /// Owner of the socket, as numbers: the jailed VMM's
+    #[arg(long, value_name = "UID:GID", value_parser = parse_owner)]
+    pub socket_owner: Option<(u32, u32)>,
+    /// User whose VMMs are served; may be repeated. Without it: this program's own user. Root always is
+    #[arg(long = "allow-uid", value_name = "UID")]
+    pub allow_uids: Vec<u32>,
+    /// VMMs served at a time; others wait in the socket's queue
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub max_sessions: u16,
+    /// How long a VMM may take to hand over what it has
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub handshake_timeout: Duration,
+    /// Decoded memory that is kept for VMMs restored from the same snapshot
+    #[arg(long, value_name = "SIZE", default_value = "128MiB")]
+    pub cache_size: ByteSize,
+    /// End after the first VMM
+    #[arg(long)]
+    pub once: bool,
+}
+
+/// Where VMMs connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// A socket of this name is made.
+    Path(PathBuf),
+    /// A listening socket was inherited.
+    Descriptor(RawFd),
+    /// A socket unit passes it.
+    Systemd,
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "systemd" {
+            return Ok(Self::Systemd);
+        }
+        match text.strip_prefix("fd:") {
+            Some(number) => number.parse().map(Self::Descriptor).map_err(|_| {
+                format!("{number:?} is not a number (a socket of that name: ./{text})")
+            }),
+            None if text.is_empty() => Err("the name of a socket is empty".into()),
+            None => Ok(Self::Path(text.into())),
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => write!(f, "{}", path.display()),
+            Self::Descriptor(number) => write!(f, "descriptor {number}"),
+            Self::Systemd => write!(f, "the socket of the service manager"),
+        }
+    }
+}
+
+fn parse_mode(text: &str) -> Result<u32, String> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o777)
+        .ok_or_else(|| "not access rights in octal, such as 0660".into())
+}
+
+fn parse_owner(text: &str) -> Result<(u32, u32), String> {
+    text.split_once(':')
+        .and_then(|(user, group)| Some((user.parse().ok()?, group.parse().ok()?)))
+        .ok_or_else(|| "not two numbers, such as 123:100".into())
 }
 
 /// Names of [`crate::serve::Prefill`].
@@ -99,11 +202,18 @@ mod tests {
         let parse = |words: &[&str]| Cli::try_parse_from([&["uffd-restore"], words].concat());
         assert!(parse(&["--snapshot", "x", "--pid", "1"]).is_ok());
         assert!(parse(&["--check"]).is_ok());
+        assert!(parse(&["--snapshot", "x", "--listen", "s"]).is_ok());
+        assert!(parse(&["--snapshot", "x", "--peer-fd", "3"]).is_ok());
         for bad in [
             &[][..],
             &["--snapshot", "x"],
             &["--pid", "1"],
             &["--check", "--pid", "1"],
+            &["--snapshot", "x", "--pid", "1", "--listen", "s"],
+            &["--snapshot", "x", "--listen", "s", "--region", "largest"],
+            &["--snapshot", "x", "--listen", "fd:x"],
+            &["--snapshot", "x", "--listen", "s", "--socket-mode", "999"],
+            &["--snapshot", "x", "--listen", "s", "--socket-owner", "1"],
         ] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }

@@ -9,8 +9,8 @@ use super::readiness::{Pidfile, ReadyDescriptor};
 use super::summary;
 use crate::cli::restore::{Cli, OnFailureName, PrefillName};
 use crate::failure::Failure;
-use crate::handover::{self, AttachError, Attached};
-use crate::serve::{self, Guard, Outcome, Prefill, ServeError, Server};
+use crate::handover::{self, Attached};
+use crate::serve::{self, Guard, Orders, Outcome, Prefill, ServeError, Server, Workers};
 use crate::session::OnFailure;
 use crate::source::SnapshotSource;
 use crate::terminal::{say, takes_output};
@@ -18,10 +18,8 @@ use crate::tool;
 
 pub(super) fn run(args: Cli) -> Result<ExitCode, Failure> {
     // Both are there unless --check is.
-    let (path, pid) = (
-        args.snapshot.unwrap_or_default(),
-        args.pid.unwrap_or_default(),
-    );
+    let path = args.snapshot.clone().unwrap_or_default();
+    let pid = args.what.pid.unwrap_or_default();
     let ready = args.ready_fd.map(ReadyDescriptor::take).transpose()?;
     // Before there is any other thread, and before the target is touched.
     serve::hold_signals()
@@ -34,21 +32,10 @@ pub(super) fn run(args: Cli) -> Result<ExitCode, Failure> {
     raise_descriptors();
     let snapshot = tool::open(&path)?;
     let source = SnapshotSource::new(Arc::clone(&snapshot));
-    let on_failure = match args.on_failure {
-        OnFailureName::Poison => OnFailure::Poison,
-        OnFailureName::Kill => OnFailure::Kill,
-    };
-    let options = serve::Options {
-        jobs: tool::threads(args.jobs),
-        prefill: match args.prefill {
-            PrefillName::None => Prefill::None,
-            PrefillName::All => Prefill::All,
-        },
-        on_failure,
-        finish_within: args.finish_within,
-        quiet: args.quiet || args.json,
-    };
-    let server = Server::prepare(&source, options)?;
+    let options = options(&args);
+    let on_failure = options.on_failure;
+    let workers = Workers::start(&source, options.jobs)?;
+    let server = Server::prepare(&source, workers, Orders::Signals, options)?;
     let pidfile = args.pidfile.as_deref().map(Pidfile::write).transpose()?;
     let options = handover::Options {
         pid,
@@ -57,26 +44,19 @@ pub(super) fn run(args: Cli) -> Result<ExitCode, Failure> {
         on_failure,
         guard: Some(&guard),
     };
-    let attached = match handover::attach(&snapshot, &source, &options) {
-        Ok(attached) => attached,
-        Err(error) => {
-            if matches!(error, AttachError::Destroyed { killed: false, .. }) {
-                // Some of its threads may run. The guard keeps its descriptor open, so that they wait.
-                std::mem::forget(guard);
-            }
-            return Err(error.into());
-        }
-    };
+    let attached = handover::attach(&snapshot, &source, &options)?;
     let serving = summary::serving(&attached, &path, args.json);
     let target = attached.handover.target.describe();
-    let Attached { handover, .. } = attached;
+    let Attached {
+        handover, watched, ..
+    } = attached;
     let report = server.serve(handover, || {
         if let Some(ready) = ready {
             ready.ready();
         }
         announce(serving);
     });
-    drop(guard);
+    drop(watched);
     drop(pidfile);
     if let Err(failure) = summary::done(&target, &report, args.quiet, args.json) {
         // The exit status is about the target.
@@ -88,8 +68,25 @@ pub(super) fn run(args: Cli) -> Result<ExitCode, Failure> {
     })
 }
 
+/// How to serve, as it was typed.
+pub(super) fn options(args: &Cli) -> serve::Options {
+    serve::Options {
+        jobs: tool::threads(args.jobs),
+        prefill: match args.prefill {
+            PrefillName::None => Prefill::None,
+            PrefillName::All => Prefill::All,
+        },
+        on_failure: match args.on_failure {
+            OnFailureName::Poison => OnFailure::Poison,
+            OnFailureName::Kill => OnFailure::Kill,
+        },
+        finish_within: args.finish_within,
+        quiet: args.quiet || args.json,
+    }
+}
+
 /// Prints a line on standard output. Who reads it may be slow, or gone; the target is served nevertheless.
-fn announce(line: String) {
+pub(super) fn announce(line: String) {
     let print = move || {
         // Nobody is left to be told that nobody reads.
         let _ = tool::print(&line);

@@ -3,6 +3,7 @@
 //! | file           | holds                                                   |
 //! |----------------|---------------------------------------------------------|
 //! | `attaching.rs` | `--pid`: attach, serve, report                          |
+//! | `listening/`   | `--listen`, `--peer-fd`: many VMMs, one snapshot        |
 //! | `check.rs`     | `--check`: what this kernel and this user can do        |
 //! | `readiness.rs` | telling others that the target is being served          |
 //! | `limits.rs`    | descriptors                                             |
@@ -11,6 +12,7 @@
 mod attaching;
 mod check;
 mod limits;
+mod listening;
 mod readiness;
 mod summary;
 
@@ -24,8 +26,11 @@ use crate::failure::Failure;
 /// # Errors
 /// The one error to print.
 pub fn run(args: Cli) -> Result<ExitCode, Failure> {
-    if args.check {
+    if args.what.check {
         return check::run(args.json);
     }
-    attaching::run(args)
+    if args.what.pid.is_some() {
+        return attaching::run(args);
+    }
+    listening::run(args)
 }

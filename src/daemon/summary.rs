@@ -95,6 +95,27 @@ pub(super) fn done(target: &str, report: &Report, quiet: bool, json: bool) -> Re
     Ok(())
 }
 
+/// The line on standard output that says where VMMs can connect.
+pub(super) fn listening(socket: &str, snapshot: &str, bytes: u64, json: bool) -> String {
+    if json {
+        return as_json(&ListeningJson {
+            event: "listening",
+            socket,
+            snapshot,
+            memory_bytes: bytes,
+        });
+    }
+    format!("listening on {socket}: {} from {snapshot}", size(bytes))
+}
+
+#[derive(Serialize)]
+struct ListeningJson<'a> {
+    event: &'static str,
+    socket: &'a str,
+    snapshot: &'a str,
+    memory_bytes: u64,
+}
+
 #[derive(Serialize)]
 struct ServingJson<'a> {
     event: &'static str,
@@ -106,7 +127,7 @@ struct ServingJson<'a> {
 }
 
 #[derive(Serialize)]
-struct DoneJson {
+pub(super) struct DoneJson {
     event: &'static str,
     outcome: &'static str,
     pages: Pages,
@@ -180,7 +201,7 @@ impl From<&Report> for DoneJson {
 }
 
 /// One line: a reader that reads lines gets each as it happens.
-fn as_json(value: &impl Serialize) -> String {
+pub(super) fn as_json(value: &impl Serialize) -> String {
     // Structures of numbers and strings always can be written.
     serde_json::to_string(value).unwrap_or_default()
 }

@@ -23,7 +23,7 @@ use super::{create, must_be_present};
 use crate::addr::{Addr, AddrRange};
 use crate::capture::TargetIdentity;
 use crate::capture::plan::candidates;
-use crate::serve::{Guard, Handover, Target, asked_to_end};
+use crate::serve::{Guard, Handover, Target, Watched, asked_to_end};
 use crate::session::OnFailure;
 use crate::source::PageSource;
 use crate::space::AddressSpace;
@@ -48,6 +48,8 @@ pub struct Options<'a> {
 /// A target that waits to be served, and what was done to it.
 #[derive(Debug)]
 pub struct Attached {
+    /// As long as this exists the target must not outlive this program.
+    pub watched: Option<Watched>,
     /// What is to be served.
     pub handover: Handover,
     /// Pieces of regions that are restored lazily.
@@ -109,19 +111,26 @@ pub fn attach(
         }
     };
     // As long as it stands still the kernel kills it if this program ends.
-    if let Some(guard) = options.guard {
-        guard.watch(&target);
-    }
+    let watched = options.guard.and_then(|guard| guard.watch(&target));
     let released = match process.release() {
         Ok(released) => released,
-        Err(error) => return Err(not_released(&target, prepared.userfaultfd, error)),
+        Err(error) => {
+            let error = not_released(&target, prepared.userfaultfd, error);
+            if matches!(error, AttachError::Destroyed { killed: false, .. }) {
+                // Some of its threads may run. The guard keeps its descriptor open, so that they wait, and kills it.
+                std::mem::forget((watched, target));
+            }
+            return Err(error);
+        }
     };
     Ok(Attached {
         handover: Handover {
             target,
             userfaultfd: prepared.userfaultfd,
             space: done.space,
+            kept_by_peer: Vec::new(),
         },
+        watched,
         lazy: prepared
             .places
             .iter()

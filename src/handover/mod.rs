@@ -9,6 +9,10 @@
 //! | `eager.rs`        | [`must_be_present`]: pages that cannot wait for a fault                     |
 //! | `contents.rs`     | content that goes into the target before it runs                            |
 //! | `memory.rs`       | making memory, emptying it, and what is left in it                          |
+//! | `firecracker/`    | the hand-over of a Firecracker that connects by itself                      |
+//! | `receive.rs`      | messages and a userfaultfd from whoever connects                            |
+//! | `peer.rs`         | who that is, and whether it may                                             |
+//! | `scm.rs`          | one recvmsg(2) with descriptors                                             |
 //! | `error.rs`        | [`HandoverError`]: why a target cannot be got hold of                       |
 //! | `attach_error.rs` | [`AttachError`]: why it cannot be attached to                               |
 
@@ -17,10 +21,14 @@ mod attach_error;
 mod contents;
 mod eager;
 mod error;
+pub mod firecracker;
 mod guests;
 mod memory;
+pub mod peer;
 pub mod placement;
+pub mod receive;
 mod remote_uffd;
+mod scm;
 
 pub use crate::pidfd::pidfd;
 pub use attach::{Attached, Options, attach};

@@ -10,10 +10,12 @@ use snapshot_format::PAGE_BYTES;
 
 use super::filling::Filling;
 use super::poller::{Poller, Ready};
-use super::pool::{Done, Pool, Purpose};
+use super::pool::{Done, Pool, Purpose, Workers};
 use super::supply::Supply;
-use super::{Handover, Options, Outcome, Prefill, Report, ServeError, Target, cannot};
-use crate::addr::Addr;
+use super::{
+    Handover, Options, Orders, Outcome, Prefill, Report, ServeError, Target, cannot, letting_go,
+};
+use crate::addr::{Addr, AddrRange};
 use crate::progress::Progress;
 use crate::session::{Installer, Notice, Session, SpaceId, Turn};
 use crate::source::PageSource;
@@ -30,6 +32,8 @@ pub(super) struct Engine {
     pub(super) poller: Poller,
     pub(super) target: Target,
     pub(super) root: SpaceId,
+    /// What the target has registered with a userfaultfd of which it keeps a descriptor.
+    kept_by_peer: Vec<AddrRange>,
     pub(super) options: Options,
     pub(super) filling: Filling,
     /// Address spaces that need another turn although they have said nothing.
@@ -60,11 +64,11 @@ pub(super) struct Complaints {
     pub(super) descriptors: bool,
 }
 
-/// Threads and descriptors that serve a target, made before it is touched: once its memory is owed there is no way back, and
+/// Descriptors that serve a target, made before it is touched: once its memory is owed there is no way back, and
 /// nothing that can fail may be left to do.
 #[expect(
     missing_debug_implementations,
-    reason = "threads and descriptors, nothing to look at"
+    reason = "descriptors, nothing to look at"
 )]
 pub struct Server {
     supply: Supply,
@@ -74,13 +78,18 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts the threads and opens what is needed.
+    /// Opens what is needed.
     ///
     /// # Errors
     /// [`ServeError`].
-    pub fn prepare(source: &dyn PageSource, options: Options) -> Result<Self, ServeError> {
-        let pool = Pool::start(source, options.jobs)?;
-        let poller = Poller::new(pool.bell()).map_err(cannot("wait for events"))?;
+    pub fn prepare(
+        source: &dyn PageSource,
+        workers: Workers,
+        orders: Orders,
+        options: Options,
+    ) -> Result<Self, ServeError> {
+        let pool = Pool::of(workers)?;
+        let poller = Poller::new(pool.bell(), orders).map_err(cannot("wait for events"))?;
         Ok(Self {
             supply: Supply::new(source, pool),
             poller,
@@ -121,6 +130,7 @@ impl Engine {
             target,
             userfaultfd,
             space,
+            kept_by_peer,
         } = handover;
         let mut session = Session::new(options.on_failure);
         let owed = space.owes();
@@ -131,6 +141,7 @@ impl Engine {
             poller,
             target,
             root,
+            kept_by_peer,
             options,
             filling: Filling::default(),
             // What there is to read already, and address spaces that are owed nothing.
@@ -307,7 +318,12 @@ impl Engine {
         self.filling.forget(id);
         self.soon.remove(&id);
         self.given_up.remove(&id);
-        drop(self.session.end(id));
+        let ended = self.session.end(id);
+        if id == self.root
+            && let Some(userfaultfd) = ended
+        {
+            letting_go::unregister(&userfaultfd, &self.kept_by_peer);
+        }
     }
 
     /// Nothing is owed any more: closing the descriptor unregisters the memory and wakes whoever waits, for zeros.

@@ -35,20 +35,43 @@ const END_OF_USERS: u64 = 0x7fff_ffff_f000;
 
 const IDLE: u32 = 0;
 const SERVING: u32 = 1;
+/// Being filled in.
+const TAKEN: u32 = 2;
+
+/// Most targets at a time.
+pub const MOST_TARGETS: usize = 1024;
 
 /// What both processes see.
 struct Shared {
+    slots: [Slot; MOST_TARGETS],
+}
+
+/// A target, or room for one.
+struct Slot {
     state: AtomicU32,
-    /// The target: its process id, its pidfd in the table that both share, and its pid namespace.
+    /// Its process id, its pidfd in the table that both processes share, and its pid namespace.
     pid: AtomicI32,
     pidfd: AtomicI32,
     namespace: [AtomicU64; 2],
 }
 
-/// Dropping it, which is what an orderly end does, ends the guard too.
+/// The second process. It ends with this one.
 #[derive(Debug)]
 pub struct Guard {
     shared: &'static Shared,
+}
+
+/// A target that must not outlive this program, until this is dropped.
+#[derive(Debug)]
+#[must_use]
+pub struct Watched {
+    slot: &'static Slot,
+}
+
+impl std::fmt::Debug for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Slot").finish_non_exhaustive()
+    }
 }
 
 impl std::fmt::Debug for Shared {
@@ -84,27 +107,36 @@ impl Guard {
         Ok(Self { shared })
     }
 
-    /// From now on the target must not outlive this program, unless [`Guard`] is dropped.
-    pub fn watch(&self, target: &Target) {
+    /// From now on the target must not outlive this program. `None` if there are too many already.
+    #[must_use]
+    pub fn watch(&self, target: &Target) -> Option<Watched> {
         let (pidfd, namespace) = target.parts();
-        self.shared.pid.store(target.pid, Ordering::SeqCst);
-        self.shared.pidfd.store(pidfd, Ordering::SeqCst);
+        let free = |slot: &&Slot| {
+            let taken =
+                slot.state
+                    .compare_exchange(IDLE, TAKEN, Ordering::SeqCst, Ordering::SeqCst);
+            taken.is_ok()
+        };
+        let slot = self.shared.slots.iter().find(free)?;
+        slot.pid.store(target.pid, Ordering::SeqCst);
+        slot.pidfd.store(pidfd, Ordering::SeqCst);
         let (device, inode) = namespace.unwrap_or_default();
-        self.shared.namespace[0].store(device, Ordering::SeqCst);
-        self.shared.namespace[1].store(inode, Ordering::SeqCst);
-        self.shared.state.store(SERVING, Ordering::SeqCst);
+        slot.namespace[0].store(device, Ordering::SeqCst);
+        slot.namespace[1].store(inode, Ordering::SeqCst);
+        slot.state.store(SERVING, Ordering::SeqCst);
+        Some(Watched { slot })
     }
 }
 
-impl Drop for Guard {
+impl Drop for Watched {
     fn drop(&mut self) {
-        self.shared.state.store(IDLE, Ordering::SeqCst);
+        self.slot.state.store(IDLE, Ordering::SeqCst);
     }
 }
 
 fn shared() -> Result<&'static Shared, Errno> {
     let rights = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-    let len = NonZeroUsize::MIN.saturating_add(4095);
+    let len = NonZeroUsize::MIN.saturating_add(size_of::<Shared>());
     // SAFETY: without MAP_FIXED mmap touches no memory that exists.
     let page = unsafe { mmap_anonymous(None, len, rights, MapFlags::MAP_SHARED)? };
     // SAFETY: the page is never unmapped, is aligned and long enough for the structure, whose atomics may hold any number,
@@ -117,30 +149,37 @@ fn keep_watch(served_by: BorrowedFd<'_>, shared: &Shared) {
     let _ = nix::sys::prctl::set_name(c"uffd-guard");
     let mut waited = [PollFd::new(served_by, PollFlags::POLLIN)];
     while !matches!(poll(&mut waited, PollTimeout::NONE), Ok(1..)) {}
-    if shared.state.load(Ordering::SeqCst) != SERVING {
+    let served = |slot: &&Slot| slot.state.load(Ordering::SeqCst) == SERVING;
+    let targets: Vec<_> = shared.slots.iter().filter(served).map(target_of).collect();
+    if targets.is_empty() {
         return;
     }
-    let target = target_of(shared);
-    let pid = target.pid;
+    let pids: Vec<String> = targets
+        .iter()
+        .map(|target| target.pid.to_string())
+        .collect();
     // Without waiting for whoever reads it: killing comes first.
     mention(&format!(
-        "uffd-restore: the process that served {pid} was killed; {pid} and what it forked are being killed, for memory is \
-         missing that must not read as zeros"
+        "uffd-restore: the process that served {pids} was killed; {pids} and what was forked from it are being killed, for \
+         memory is missing that must not read as zeros",
+        pids = pids.join(", ")
     ));
-    kill_family(&target);
-    while kill_who_touches(&target) {
+    for target in &targets {
+        kill_family(target);
+    }
+    while kill_who_touches(&targets) {
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
 /// The target, by the descriptor that the process that served it had: not by a number, which may mean another by now.
-fn target_of(shared: &Shared) -> ManuallyDrop<Target> {
+fn target_of(slot: &Slot) -> ManuallyDrop<Target> {
     let load = |number: &AtomicU64| number.load(Ordering::SeqCst);
-    let namespace = (load(&shared.namespace[0]), load(&shared.namespace[1]));
+    let namespace = (load(&slot.namespace[0]), load(&slot.namespace[1]));
     // SAFETY: it was open when it was stored, the one that owned it is dead, and nobody else uses this table any more; it is
     // not closed here.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(shared.pidfd.load(Ordering::SeqCst)) };
-    let pid = shared.pid.load(Ordering::SeqCst);
+    let pidfd = unsafe { OwnedFd::from_raw_fd(slot.pidfd.load(Ordering::SeqCst)) };
+    let pid = slot.pid.load(Ordering::SeqCst);
     ManuallyDrop::new(Target::from_parts(pid, pidfd, namespace))
 }
 
@@ -168,7 +207,7 @@ fn kill_family(root: &Target) {
 
 /// Kills whoever waits for a missing page: orphans, whom nothing else tells to be of the family. True as long as one of the
 /// userfaultfds in the table belongs to an address space that exists.
-fn kill_who_touches(target: &Target) -> bool {
+fn kill_who_touches(targets: &[ManuallyDrop<Target>]) -> bool {
     let mut alive = false;
     for descriptor in userfaultfds() {
         // SAFETY: it was open a moment ago, and nobody else uses this table any more; it is not closed here.
@@ -183,10 +222,13 @@ fn kill_who_touches(target: &Target) -> bool {
         let mut messages = Vec::new();
         while matches!(userfaultfd.read(&mut messages), Ok(1..)) {}
         for message in messages {
-            if let Message::Fault(fault) = message
-                && let Some(process) = target.process_of(fault.thread, fault.address)
-            {
-                let _ = process.kill();
+            let Message::Fault(fault) = message else {
+                continue;
+            };
+            for target in targets {
+                if let Some(process) = target.process_of(fault.thread, fault.address) {
+                    let _ = process.kill();
+                }
             }
         }
     }

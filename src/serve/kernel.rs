@@ -37,6 +37,13 @@ impl Installer for Userfaultfd {
     }
 
     fn of_child(&mut self, descriptor: RawFd) -> Self {
+        Self::of_forked(descriptor)
+    }
+}
+
+impl Userfaultfd {
+    /// That of a forked child, from the message that told of it, which is to be used once.
+    pub(super) fn of_forked(descriptor: RawFd) -> Self {
         // SAFETY: the kernel opened this descriptor in this process when the message was read, and messages are read once:
         // nobody else owns it.
         let owned = unsafe { OwnedFd::from_raw_fd(descriptor) };

@@ -1,4 +1,4 @@
-//! Serving a target: the loop and the worker pool, the only threads of the daemon.
+//! Serving a target: the loop and the worker pool.
 //!
 //! | file         | holds                                                                    |
 //! |--------------|--------------------------------------------------------------------------|
@@ -8,6 +8,7 @@
 //! | `pool.rs`    | threads that read and decode                                             |
 //! | `supply.rs`  | whether a fault's content is decoded by the loop or by the pool           |
 //! | `poller.rs`  | what can make the loop go on                                              |
+//! | `letting_go.rs` | unregistering what the target keeps a descriptor of               |
 //! | `kernel.rs`  | the real kernel behind the rules of [`crate::session`]                    |
 //! | `guard.rs`   | [`Guard`]: what happens to the target when this program is killed         |
 //! | `target.rs`  | [`Target`]: the process, held by a descriptor                             |
@@ -18,6 +19,7 @@ mod engine;
 mod filling;
 mod guard;
 mod kernel;
+mod letting_go;
 mod poller;
 mod pool;
 mod report;
@@ -29,10 +31,12 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 pub use self::engine::Server;
-pub use self::guard::Guard;
-pub use self::poller::{ENDING_SIGNALS, asked_to_end, hold_signals};
+pub use self::guard::{Guard, MOST_TARGETS, Watched};
+pub use self::poller::{ENDING_SIGNALS, EndingSignals, Orders, asked_to_end, hold_signals};
+pub use self::pool::Workers;
 pub use self::report::{Outcome, Report};
 pub use self::target::Target;
+use crate::addr::AddrRange;
 use crate::session::OnFailure;
 use crate::space::AddressSpace;
 use crate::uffd::Userfaultfd;
@@ -71,6 +75,8 @@ pub struct Handover {
     pub userfaultfd: Userfaultfd,
     /// What is registered and owed.
     pub space: AddressSpace,
+    /// What must be unregistered in the end, because the target keeps a descriptor of its own: closing ours would not do it.
+    pub kept_by_peer: Vec<AddrRange>,
 }
 
 /// Why nothing can be served. The target has not been touched.

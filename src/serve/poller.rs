@@ -1,11 +1,13 @@
 //! Everything that can make the loop go on, in one place.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::EventFd;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -81,24 +83,51 @@ fn ignored_signals() -> u64 {
         .unwrap_or(0)
 }
 
+/// By what a session is asked to end.
+#[derive(Debug)]
+pub enum Orders {
+    /// By the signals that [`hold_signals`] holds.
+    Signals,
+    /// By whoever writes 1 to this: the program has other sessions, and the signals are for all of them.
+    Told(Arc<EventFd>),
+}
+
+enum Ending {
+    Signals(SignalFd),
+    Told(Arc<EventFd>),
+}
+
+impl Ending {
+    fn of(orders: Orders) -> Result<Self, Errno> {
+        Ok(match orders {
+            Orders::Signals => Self::Signals(held_signals()?),
+            Orders::Told(told) => Self::Told(told),
+        })
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Signals(signals) => signals.as_fd(),
+            Self::Told(told) => told.as_fd(),
+        }
+    }
+}
+
 pub(super) struct Poller {
     epoll: Epoll,
-    signals: SignalFd,
+    ending: Ending,
     events: Vec<EpollEvent>,
 }
 
 impl Poller {
-    pub(super) fn new(pool: BorrowedFd<'_>) -> Result<Self, Errno> {
+    pub(super) fn new(pool: BorrowedFd<'_>, orders: Orders) -> Result<Self, Errno> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let signals = held_signals()?;
+        let ending = Ending::of(orders)?;
         epoll.add(pool, EpollEvent::new(EpollFlags::EPOLLIN, POOL))?;
-        epoll.add(
-            signals.as_fd(),
-            EpollEvent::new(EpollFlags::EPOLLIN, SIGNAL),
-        )?;
+        epoll.add(ending.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, SIGNAL))?;
         Ok(Self {
             epoll,
-            signals,
+            ending,
             events: vec![EpollEvent::empty(); 64],
         })
     }
@@ -147,8 +176,46 @@ impl Poller {
 
     /// The signals that have come.
     pub(super) fn signals(&self) -> Vec<Signal> {
-        std::iter::from_fn(|| self.signals.read_signal().ok().flatten())
-            .filter_map(|signal| Signal::try_from(signal.ssi_signo.cast_signed()).ok())
-            .collect()
+        match &self.ending {
+            Ending::Signals(signals) => come(signals),
+            Ending::Told(told) => match told.read() {
+                Ok(_) => vec![Signal::SIGTERM],
+                Err(_) => Vec::new(),
+            },
+        }
+    }
+}
+
+/// The signals that have come.
+fn come(signals: &SignalFd) -> Vec<Signal> {
+    std::iter::from_fn(|| signals.read_signal().ok().flatten())
+        .filter_map(|signal| Signal::try_from(signal.ssi_signo.cast_signed()).ok())
+        .collect()
+}
+
+/// The signals that ask this program to end, for who has several sessions.
+#[derive(Debug)]
+pub struct EndingSignals(SignalFd);
+
+impl EndingSignals {
+    /// Those that are held.
+    ///
+    /// # Errors
+    /// No descriptor, no memory.
+    pub fn held() -> Result<Self, Errno> {
+        held_signals().map(Self)
+    }
+
+    /// Those that have come since the last call.
+    #[must_use]
+    pub fn come(&self) -> Vec<Signal> {
+        come(&self.0)
+    }
+}
+
+impl AsFd for EndingSignals {
+    /// Readable when one has come.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }

@@ -1,9 +1,9 @@
-//! Threads that read and decode. They know nothing of address spaces.
+//! Threads that read and decode, for all sessions. They know nothing of address spaces.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, select_biased, unbounded};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -21,79 +21,112 @@ pub(super) enum Purpose {
     Fill,
 }
 
-/// Work: a request, and a block to put the content into.
-type Job = (Request, Block);
+/// Work that is to be done.
+struct Job {
+    request: Request,
+    block: Block,
+    purpose: Purpose,
+    client: Arc<Client>,
+}
+
+/// Where work goes when it is done.
+#[derive(Debug)]
+struct Client {
+    done: Sender<Done>,
+    /// Readable when something is done.
+    bell: EventFd,
+}
 
 /// Work that is done.
+#[derive(Debug)]
 pub(super) struct Done {
     pub(super) request: Request,
     pub(super) block: Block,
     pub(super) purpose: Purpose,
 }
 
-/// The threads, and the way to and from them. Dropping it ends them.
-pub(super) struct Pool {
-    demand: Option<Sender<Job>>,
-    fill: Option<Sender<Job>>,
-    done: Receiver<Done>,
-    /// Readable when something is done.
-    bell: Arc<EventFd>,
-    threads: Vec<JoinHandle<()>>,
-    /// Blocks to be used again.
-    spare: Vec<Block>,
+/// The threads, which all sessions share. Dropping the last of those who can ask ends them.
+#[derive(Clone)]
+pub struct Workers {
+    demand: Sender<Job>,
+    fill: Sender<Job>,
 }
 
-impl Pool {
+impl std::fmt::Debug for Workers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Workers").finish_non_exhaustive()
+    }
+}
+
+impl Workers {
     /// Starts `jobs` threads.
-    pub(super) fn start(source: &dyn PageSource, jobs: usize) -> Result<Self, ServeError> {
+    ///
+    /// # Errors
+    /// [`ServeError::Thread`].
+    pub fn start(source: &dyn PageSource, jobs: usize) -> Result<Self, ServeError> {
         let (demand, demands) = unbounded::<Job>();
         let (fill, fills) = unbounded::<Job>();
-        let (done_sender, done) = unbounded();
-        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
-        let bell = Arc::new(bell.map_err(cannot("wait for events"))?);
-        let mut pool = Self {
-            demand: Some(demand),
-            fill: Some(fill),
-            done,
-            bell: Arc::clone(&bell),
-            threads: Vec::new(),
-            spare: Vec::new(),
-        };
         for number in 0..jobs {
             let worker = Worker {
                 reader: source.reader(),
                 demands: demands.clone(),
                 fills: fills.clone(),
-                done: done_sender.clone(),
-                bell: Arc::clone(&bell),
             };
             let thread = thread::Builder::new().name(format!("decode-{number}"));
             let thread = thread.spawn(move || worker.work());
-            pool.threads.push(thread.map_err(ServeError::Thread)?);
+            // They end by themselves when nobody can ask any more.
+            drop(thread.map_err(ServeError::Thread)?);
         }
-        Ok(pool)
+        Ok(Self { demand, fill })
+    }
+}
+
+/// One session's way to and from the threads.
+pub(super) struct Pool {
+    workers: Workers,
+    client: Arc<Client>,
+    done: Receiver<Done>,
+    /// Blocks to be used again.
+    spare: Vec<Block>,
+}
+
+impl Pool {
+    pub(super) fn of(workers: Workers) -> Result<Self, ServeError> {
+        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+            .map_err(cannot("wait for events"))?;
+        let (sender, done) = unbounded();
+        Ok(Self {
+            workers,
+            client: Arc::new(Client { done: sender, bell }),
+            done,
+            spare: Vec::new(),
+        })
     }
 
     /// Readable when [`Pool::take`] has something.
     pub(super) fn bell(&self) -> BorrowedFd<'_> {
-        self.bell.as_fd()
+        self.client.bell.as_fd()
     }
 
     /// Hands over work. False if there is nobody to do it.
     pub(super) fn ask(&mut self, request: Request, purpose: Purpose) -> bool {
-        let block = self.spare.pop().unwrap_or_default();
-        let way = match purpose {
-            Purpose::Demand => &self.demand,
-            Purpose::Fill => &self.fill,
+        let job = Job {
+            request,
+            block: self.spare.pop().unwrap_or_default(),
+            purpose,
+            client: Arc::clone(&self.client),
         };
-        way.as_ref()
-            .is_some_and(|way| way.send((request, block)).is_ok())
+        let way = match purpose {
+            Purpose::Demand => &self.workers.demand,
+            Purpose::Fill => &self.workers.fill,
+        };
+        way.send(job).is_ok()
     }
 
     /// Silences the bell; to be called before [`Pool::take`] until that returns nothing.
     pub(super) fn silence(&self) {
         // There may be nothing to silence.
-        let _ = self.bell.read();
+        let _ = self.client.bell.read();
     }
 
     /// Work that is done.
@@ -103,20 +136,9 @@ impl Pool {
 
     /// Gives back a block.
     pub(super) fn give_back(&mut self, block: Block) {
-        const MOST: usize = 16;
+        const MOST: usize = 4;
         if self.spare.len() < MOST {
             self.spare.push(block);
-        }
-    }
-}
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        self.demand = None;
-        self.fill = None;
-        for thread in self.threads.drain(..) {
-            // A worker does not panic: see `Worker::work`.
-            let _ = thread.join();
         }
     }
 }
@@ -125,8 +147,6 @@ struct Worker {
     reader: Box<dyn PageReader>,
     demands: Receiver<Job>,
     fills: Receiver<Job>,
-    done: Sender<Done>,
-    bell: Arc<EventFd>,
 }
 
 impl Worker {
@@ -135,32 +155,38 @@ impl Worker {
         loop {
             match self.demands.try_recv() {
                 Ok(job) => {
-                    self.do_it(job, Purpose::Demand);
+                    self.do_it(job);
                     continue;
                 }
                 Err(TryRecvError::Disconnected) => return,
                 Err(TryRecvError::Empty) => {}
             }
-            let (job, purpose) = select_biased! {
-                recv(self.demands) -> job => (job, Purpose::Demand),
-                recv(self.fills) -> job => (job, Purpose::Fill),
+            let job = select_biased! {
+                recv(self.demands) -> job => job,
+                recv(self.fills) -> job => job,
             };
             match job {
-                Ok(job) => self.do_it(job, purpose),
+                Ok(job) => self.do_it(job),
                 Err(_) => return,
             }
         }
     }
 
-    fn do_it(&mut self, (request, mut block): Job, purpose: Purpose) {
+    fn do_it(&mut self, job: Job) {
+        let Job {
+            request,
+            mut block,
+            purpose,
+            client,
+        } = job;
         read(&mut *self.reader, &request, purpose, &mut block);
-        // Nobody listens any more when the pool is being dropped.
-        let _ = self.done.send(Done {
+        // Nobody listens any more when the session is over.
+        let _ = client.done.send(Done {
             request,
             block,
             purpose,
         });
-        let _ = self.bell.write(1);
+        let _ = client.bell.write(1);
     }
 }
 

@@ -8,6 +8,7 @@ use std::fs::{self, DirEntry, File};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -32,13 +33,18 @@ impl Target {
     /// # Errors
     /// ESRCH when there is none.
     pub fn open(pid: i32, name: String) -> Result<Self, Errno> {
-        let pidfd = crate::pidfd::pidfd(pid)?;
-        Ok(Self {
+        Ok(Self::from_pidfd(pid, name, crate::pidfd::pidfd(pid)?))
+    }
+
+    /// The process that a pidfd is of, and its id.
+    #[must_use]
+    pub fn from_pidfd(pid: i32, name: String, pidfd: OwnedFd) -> Self {
+        Self {
             pid,
             name,
             pidfd,
             namespace: namespace_of(pid).as_ref().and_then(identity),
-        })
+        }
     }
 
     /// The numbers that name it in another process that has the same descriptors.
@@ -58,8 +64,15 @@ impl Target {
 
     /// True when the process has ended: its number may come to mean another one.
     pub(super) fn has_ended(&self) -> bool {
+        self.ends_within(Duration::ZERO)
+    }
+
+    /// Waits for its end, so long at most. True if it has ended.
+    #[must_use]
+    pub fn ends_within(&self, most: Duration) -> bool {
+        let most = PollTimeout::try_from(most).unwrap_or(PollTimeout::MAX);
         let mut asked = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
-        poll(&mut asked, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+        poll(&mut asked, most).is_ok_and(|ready| ready > 0)
     }
 
     /// For messages.

@@ -6,40 +6,66 @@ use std::sync::Arc;
 
 use snapshot_format::{Content, Cursor, FrameRef, PAGE_SIZE, PageNo, Snapshot};
 
-use super::{PageReader, PageSource};
+use super::frames::{Decoded, FrameCache, FrameKey};
+use super::{PageReader, PageSource, ZEROS_AT_ONCE};
 use crate::session::{Block, Piece, What};
-
-/// Zero pages that are given with one that is wanted: at a tenth of a microsecond each they cost less than a fault.
-const ZEROS_AT_ONCE: u64 = 32;
 
 /// A snapshot file.
 #[derive(Debug, Clone)]
-pub struct SnapshotSource(Arc<Snapshot<File>>);
+pub struct SnapshotSource {
+    snapshot: Arc<Snapshot<File>>,
+    shared: Option<Shared>,
+}
+
+/// Where all readers of a source share what they decode.
+#[derive(Debug, Clone)]
+struct Shared {
+    cache: Arc<FrameCache>,
+    /// The source's number there.
+    source: u64,
+}
 
 impl SnapshotSource {
-    /// The pages of an open snapshot.
+    /// The pages of an open snapshot. Each reader decodes what it reads: for a single target, which wants a frame once.
     #[must_use]
     pub fn new(snapshot: Arc<Snapshot<File>>) -> Self {
-        Self(snapshot)
+        Self {
+            snapshot,
+            shared: None,
+        }
+    }
+
+    /// The pages of an open snapshot, whose frames all readers of this source and its clones decode into a cache: for many
+    /// targets. The cache may have other snapshots' frames as well; it takes sources for different that were made by different
+    /// calls of this.
+    #[must_use]
+    pub fn with_cache(snapshot: Arc<Snapshot<File>>, cache: Arc<FrameCache>) -> Self {
+        let source = cache.new_source();
+        Self {
+            snapshot,
+            shared: Some(Shared { cache, source }),
+        }
     }
 }
 
 impl PageSource for SnapshotSource {
     fn reader(&self) -> Box<dyn PageReader> {
         Box::new(SnapshotReader {
-            cursor: Cursor::new(Arc::clone(&self.0)),
-            frame_pages: u64::from(self.0.max_frame_pages()),
+            cursor: Cursor::new(Arc::clone(&self.snapshot)),
+            frame_pages: self.granularity(),
+            shared: self.shared.clone(),
         })
     }
 
     fn granularity(&self) -> u64 {
-        u64::from(self.0.max_frame_pages())
+        u64::from(self.snapshot.max_frame_pages())
     }
 }
 
 struct SnapshotReader {
     cursor: Cursor<File>,
     frame_pages: u64,
+    shared: Option<Shared>,
 }
 
 impl PageReader for SnapshotReader {
@@ -115,7 +141,12 @@ impl SnapshotReader {
         welcome: &Range<u64>,
         block: &mut Block,
     ) {
-        let content = self.append_frame(frame, block);
+        let shared = self.shared_frame(frame);
+        // Without a cache all of the frame is decoded into the block.
+        let own = match &shared {
+            Some(_) => Ok(0),
+            None => self.append_frame(frame, block),
+        };
         let first = page.0.saturating_sub(self.frame_pages - 1);
         for other in first..page.0 + self.frame_pages {
             if other != page.0 && !welcome.contains(&other) {
@@ -125,14 +156,37 @@ impl SnapshotReader {
             if let Ok(Content::Frame { frame: its, slot }) = self.cursor.content(PageNo(other))
                 && its == *frame
             {
-                block.push(other, slot_of(&content, slot));
+                let what = match &shared {
+                    Some(content) => append_page(content, slot, block),
+                    None => slot_of(&own, slot),
+                };
+                block.push(other, what);
             }
         }
     }
 
-    /// Decodes a frame behind what the block has. Returns where it is, or why not.
+    /// The content of a frame by way of the cache, if there is one.
+    fn shared_frame(&mut self, frame: &FrameRef) -> Option<Decoded> {
+        let Shared { cache, source } = self.shared.as_ref()?;
+        let (source, frame) = (*source, *frame);
+        Some(cache.get(FrameKey { source, frame }, || {
+            // Zeros made where they will stay: one allocation, and no copy of what is decoded.
+            let mut content: Arc<[u8]> = std::iter::repeat_n(0, frame.content_len()).collect();
+            let room = Arc::get_mut(&mut content).unwrap_or_default();
+            match self.cursor.read_frame(&frame, room) {
+                Ok(()) => Ok(content),
+                Err(error) => Err(error.to_string()),
+            }
+        }))
+    }
+
+    /// Puts a frame's content behind what the block has. Returns where it is, or why not.
     fn append_frame(&mut self, frame: &FrameRef, block: &mut Block) -> Result<usize, String> {
         let offset = block.bytes.len();
+        if let Some(content) = self.shared_frame(frame) {
+            block.bytes.extend_from_slice(&content?);
+            return Ok(offset);
+        }
         block.bytes.resize(offset + frame.content_len(), 0);
         let room = block.bytes.get_mut(offset..).unwrap_or_default();
         match self.cursor.read_frame(frame, room) {
@@ -172,6 +226,7 @@ impl SnapshotReader {
     /// Pages that must come as one piece: all zero, or all with their bytes. One that is bad makes all bad.
     fn read_together(&mut self, pages: Range<u64>, block: &mut Block) {
         let mut all_zero = true;
+        let mut held = None;
         let len = usize::try_from(pages.end - pages.start).unwrap_or(0) * PAGE_SIZE;
         block.bytes.resize(len, 0);
         let mut page = pages.start;
@@ -193,10 +248,7 @@ impl SnapshotReader {
             }
             let room = block.bytes.get_mut(at..).and_then(<[u8]>::first_chunk_mut);
             let read = match room {
-                Some(room) => self
-                    .cursor
-                    .read_page(PageNo(page), room)
-                    .map_err(|error| error.to_string()),
+                Some(room) => self.read_page(PageNo(page), &mut held, room),
                 None => Err("there is no room for it".into()),
             };
             if let Err(why) = read {
@@ -212,6 +264,58 @@ impl SnapshotReader {
         let what = if all_zero { What::Zero } else { What::Bytes(0) };
         block.pieces.push(Piece { pages, what });
     }
+
+    /// The content of one page. `held` is the frame of the page before, which is likely to be the same.
+    fn read_page(
+        &mut self,
+        page: PageNo,
+        held: &mut Option<(FrameRef, Arc<[u8]>)>,
+        out: &mut [u8; PAGE_SIZE],
+    ) -> Result<(), String> {
+        let content = self.cursor.content(page).map_err(|error| error.to_string());
+        let Content::Frame { frame, slot } = content? else {
+            // In no frame: nothing is decoded.
+            let read = self.cursor.read_page(page, out);
+            return read.map_err(|error| error.to_string());
+        };
+        if held.as_ref().is_none_or(|(known, _)| *known != frame) {
+            *held = match self.shared_frame(&frame) {
+                Some(content) => Some((frame, content?)),
+                None => None,
+            };
+        }
+        match held {
+            Some((_, content)) => {
+                *out = *page_in(content, slot).ok_or("its frame does not have it")?;
+                Ok(())
+            }
+            // The cursor remembers the frame as well.
+            None => self
+                .cursor
+                .read_page(page, out)
+                .map_err(|error| error.to_string()),
+        }
+    }
+}
+
+/// The page in this slot of a frame's content.
+fn page_in(content: &[u8], slot: u16) -> Option<&[u8; PAGE_SIZE]> {
+    content.get(usize::from(slot) * PAGE_SIZE..)?.first_chunk()
+}
+
+/// Puts one page of a frame behind what the block has.
+fn append_page(content: &Decoded, slot: u16, block: &mut Block) -> What {
+    match content {
+        Ok(content) => match page_in(content, slot) {
+            Some(page) => {
+                let offset = block.bytes.len();
+                block.bytes.extend_from_slice(page);
+                What::Bytes(offset)
+            }
+            None => What::Bad("its frame does not have it".into()),
+        },
+        Err(why) => What::Bad(why.clone()),
+    }
 }
 
 /// The page in this slot of a frame that was decoded to an offset, or was not.
@@ -223,4 +327,4 @@ fn slot_of(content: &Result<usize, String>, slot: u16) -> What {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

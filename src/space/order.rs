@@ -267,7 +267,12 @@ impl AddressSpace {
         for place in nothing_at {
             step.oddity += if self.moves.may_be_at(place) { 1 } else { 2 };
         }
-        self.moves.steps.push(step);
+        // Pages that are dropped when nothing else has happened are nothing that could have to be undone: who does nothing
+        // else, and never stops, must not fill the memory.
+        let is_nothing = matches!(step.what, What::Remove(_)) && self.moves.steps.is_empty();
+        if !is_nothing {
+            self.moves.steps.push(step);
+        }
         before.saturating_sub(self.owes())
     }
 

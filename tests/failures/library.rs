@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use snapshot_format::{PageNo, Snapshot};
 use uffd_restore::handover::{self, AttachError, placement::Choice};
-use uffd_restore::serve::{self, Outcome, Prefill, Report, Server};
+use uffd_restore::serve::{self, Orders, Outcome, Prefill, Report, Server, Workers};
 use uffd_restore::session::{Block, OnFailure, What};
 use uffd_restore::source::{PageReader, PageSource, SnapshotSource};
 
@@ -124,7 +124,9 @@ fn serve(
     let (snapshot, pid) = (Arc::clone(snapshot), actor.pid());
     let (attached, waits) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
-        let server = Server::prepare(&source, options).expect("threads");
+        let workers = Workers::start(&source, options.jobs).expect("threads");
+        let server = Server::prepare(&source, workers, Orders::Signals, options);
+        let server = server.expect("descriptors");
         let options = handover::Options {
             pid,
             choices: &[choice],

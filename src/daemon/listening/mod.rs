@@ -1,0 +1,100 @@
+//! `--listen`, `--peer-fd`: VMMs come, hand over their memory, and are served from one snapshot.
+//!
+//! | file         | holds                                                           |
+//! |--------------|-----------------------------------------------------------------|
+//! | `socket.rs`  | where they come in                                              |
+//! | `hall.rs`    | who is there: the first thread's loop                           |
+//! | `session.rs` | one of them, from its connection to its end                     |
+//! | `log.rs`     | what is said about them                                         |
+
+mod hall;
+mod log;
+mod session;
+mod socket;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use self::hall::{Hall, Limits};
+use self::log::Log;
+use self::session::Common;
+use self::socket::Entrance;
+use super::attaching::{announce, options};
+use super::limits::raise_descriptors;
+use super::readiness::{Pidfile, ReadyDescriptor};
+use super::summary;
+use crate::cli::restore::Cli;
+use crate::failure::Failure;
+use crate::serve::{self, EndingSignals, Guard, Outcome, ServeError, Workers};
+use crate::source::{self, FrameCache};
+use crate::terminal::printable;
+use snapshot_format::PAGE_BYTES;
+
+/// Runs `uffd-restore --listen` and `--peer-fd`.
+///
+/// # Errors
+/// [`Failure`]; nobody has been served.
+pub(super) fn run(args: Cli) -> Result<ExitCode, Failure> {
+    // Before any descriptor is opened: those that were inherited are known by their numbers.
+    let ready = args.ready_fd.map(ReadyDescriptor::take).transpose()?;
+    let peer = args.what.peer_fd.map(socket::peer).transpose()?;
+    // Before there is any other thread.
+    serve::hold_signals()
+        .map_err(|errno| Failure::Usage(format!("cannot hold signals: {errno}")))?;
+    let kernel = |doing| move |errno| ServeError::Kernel { doing, errno };
+    let guard = Guard::start().map_err(kernel("start the process that watches over this one"))?;
+    raise_descriptors();
+    let path = args.snapshot.clone().unwrap_or_default();
+    let cache = Arc::new(FrameCache::new(args.peers.cache_size.as_u64()));
+    let opened = source::open(&path, Some(Arc::clone(&cache)))?;
+    let bytes = opened.pages * PAGE_BYTES;
+    // A bar for each of them would be too many.
+    let options = serve::Options {
+        quiet: true,
+        ..options(&args)
+    };
+    let workers = Workers::start(&*opened.source, options.jobs)?;
+    let signals = EndingSignals::held().map_err(kernel("wait for signals"))?;
+    let pidfile = args.pidfile.as_deref().map(Pidfile::write).transpose()?;
+    let entrance = match &args.what.listen {
+        Some(listen) => Some((Entrance::open(listen, &args.peers)?, listen.to_string())),
+        None => None,
+    };
+    let log = Log {
+        json: args.json,
+        quiet: args.quiet,
+    };
+    let common = Common {
+        pages: opened.pages,
+        source: opened.source,
+        workers,
+        guard,
+        options,
+        allowed_uids: args.peers.allow_uids.clone(),
+        handshake_timeout: args.peers.handshake_timeout,
+        log,
+    };
+    let limits = Limits {
+        sessions: usize::from(args.peers.max_sessions),
+        once: args.peers.once || peer.is_some(),
+    };
+    let mut hall = Hall::new(common, signals, limits)?;
+    let where_to = entrance.as_ref().map(|(_, name)| printable(name));
+    if let Some(peer) = peer {
+        hall.admit(peer);
+    }
+    if let Some(ready) = ready {
+        ready.ready();
+    }
+    if let Some(name) = where_to {
+        let path = printable(&path.display().to_string());
+        announce(summary::listening(&name, &path, bytes, args.json));
+    }
+    let outcome = hall.run(entrance.map(|(entrance, _)| entrance));
+    drop(pidfile);
+    log.end(hall.served(), cache.counts());
+    Ok(match outcome {
+        Some(Outcome::Complete | Outcome::TargetEnded) => ExitCode::SUCCESS,
+        Some(Outcome::Failed) | None => ExitCode::FAILURE,
+    })
+}

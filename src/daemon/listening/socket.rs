@@ -1,0 +1,286 @@
+//! Where VMMs come in: a socket of our own, or one that was inherited.
+#![expect(unsafe_code, reason = "descriptors that are inherited come as numbers")]
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::socket::{AddressFamily, SockType, SockaddrLike, SockaddrStorage};
+use nix::sys::socket::{getsockname, getsockopt, sockopt};
+
+use crate::cli::restore::{Listen, Peers};
+use crate::failure::Failure;
+
+/// The first descriptor that a service manager passes: `SD_LISTEN_FDS_START` of sd_listen_fds(3).
+const FIRST_OF_SYSTEMD: RawFd = 3;
+
+/// A socket that takes connections. Dropping it removes its name, if it was made here and is still its own.
+#[derive(Debug)]
+pub(super) struct Entrance {
+    listener: UnixListener,
+    made: Option<Name>,
+}
+
+#[derive(Debug)]
+struct Name {
+    path: PathBuf,
+    /// Device and inode: somebody else may have put another one in its place.
+    identity: (u64, u64),
+}
+
+impl Entrance {
+    /// Takes or makes it.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] for what was inherited and is something else; [`Failure::Io`].
+    pub(super) fn open(listen: &Listen, peers: &Peers) -> Result<Self, Failure> {
+        let (listener, made) = match listen {
+            Listen::Path(path) => {
+                let (listener, name) = bind(path, peers)?;
+                (listener, Some(name))
+            }
+            Listen::Descriptor(number) => {
+                (inherited(*number, &format!("--listen fd:{number}"))?, None)
+            }
+            Listen::Systemd => (from_systemd()?, None),
+        };
+        // Who connected and went away again must not make accept(2) wait.
+        listener
+            .set_nonblocking(true)
+            .map_err(|error| usage(&listen.to_string(), &error.to_string()))?;
+        Ok(Self { listener, made })
+    }
+
+    /// The next connection, if there is one.
+    pub(super) fn accept(&self) -> io::Result<Option<UnixStream>> {
+        match self.listener.accept() {
+            Ok((stream, _)) => Ok(Some(stream)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            // It gave up before it was its turn.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl AsFd for Entrance {
+    /// Readable when somebody connects.
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+impl Drop for Entrance {
+    fn drop(&mut self) {
+        if let Some(name) = &self.made
+            && identity(&name.path) == Some(name.identity)
+        {
+            let _ = fs::remove_file(&name.path);
+        }
+    }
+}
+
+/// The connected socket that `--peer-fd` names.
+///
+/// # Errors
+/// [`Failure::Usage`] if it is something else.
+pub(super) fn peer(number: RawFd) -> Result<UnixStream, Failure> {
+    let option = format!("--peer-fd {number}");
+    let owned = take(number, &option)?;
+    if !is_unix_stream(&owned) || getsockopt(&owned, sockopt::AcceptConn) != Ok(false) {
+        return Err(usage(&option, "it is not a connected Unix stream socket"));
+    }
+    Ok(UnixStream::from(owned))
+}
+
+fn inherited(number: RawFd, option: &str) -> Result<UnixListener, Failure> {
+    let owned = take(number, option)?;
+    if !is_unix_stream(&owned) || getsockopt(&owned, sockopt::AcceptConn) != Ok(true) {
+        return Err(usage(option, "it is not a listening Unix stream socket"));
+    }
+    Ok(UnixListener::from(owned))
+}
+
+fn from_systemd() -> Result<UnixListener, Failure> {
+    const OPTION: &str = "--listen systemd";
+    let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
+    if number("LISTEN_PID") != Some(std::process::id()) {
+        return Err(usage(
+            OPTION,
+            "no socket was passed to this program: it is for services that a socket unit starts",
+        ));
+    }
+    match number("LISTEN_FDS") {
+        Some(1) => inherited(FIRST_OF_SYSTEMD, OPTION),
+        other => Err(usage(
+            OPTION,
+            &format!(
+                "{} sockets were passed: give the socket unit one ListenStream=",
+                other.unwrap_or(0)
+            ),
+        )),
+    }
+}
+
+/// Makes an inherited descriptor ours.
+fn take(number: RawFd, option: &str) -> Result<OwnedFd, Failure> {
+    if number <= 2 {
+        return Err(usage(
+            option,
+            "0, 1 and 2 have other uses: pass another one",
+        ));
+    }
+    // SAFETY: the descriptor is ours if it is open at all, which the next line finds out: nothing in this program has
+    // opened one before its command line was followed.
+    let owned = unsafe { OwnedFd::from_raw_fd(number) };
+    match fcntl(&owned, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)) {
+        Ok(_) => Ok(owned),
+        Err(_) => {
+            // Not open, so there is nothing to close.
+            std::mem::forget(owned);
+            Err(usage(option, "it is not open in this program"))
+        }
+    }
+}
+
+fn is_unix_stream(socket: &OwnedFd) -> bool {
+    let address = getsockname::<SockaddrStorage>(socket.as_raw_fd());
+    address.is_ok_and(|address| address.family() == Some(AddressFamily::Unix))
+        && getsockopt(socket, sockopt::SockType) == Ok(SockType::Stream)
+}
+
+/// Makes a socket. Under its own name it appears with its rights and its owner, not before.
+fn bind(path: &Path, peers: &Peers) -> Result<(UnixListener, Name), Failure> {
+    make_room(path)?;
+    let failed = |doing| Failure::io(doing, path);
+    let name = path
+        .file_name()
+        .ok_or_else(|| usage("--listen", "this is not the name of a file"))?;
+    let hidden = path.with_file_name(format!(".{}", std::process::id()));
+    // A name from which a program with the same number, killed, could not remove it.
+    let _ = fs::remove_file(&hidden);
+    let listener = UnixListener::bind(&hidden).map_err(|error| {
+        if error.kind() == io::ErrorKind::InvalidInput {
+            let most = "the name of a socket has at most 107 bytes: choose a shorter one";
+            return usage(&format!("--listen {}", path.display()), most);
+        }
+        failed("make the socket")(error)
+    })?;
+    let made = (|| {
+        fs::set_permissions(&hidden, fs::Permissions::from_mode(peers.socket_mode))
+            .map_err(failed("set the rights of the socket"))?;
+        if let Some((user, group)) = peers.socket_owner {
+            chown(&hidden, Some(user), Some(group))
+                .map_err(failed("set the owner of the socket"))?;
+        }
+        fs::rename(&hidden, path.with_file_name(name)).map_err(failed("name the socket"))?;
+        identity(path)
+            .ok_or_else(|| failed("find the socket")(io::Error::from(io::ErrorKind::NotFound)))
+    })();
+    let identity = made.inspect_err(|_| {
+        let _ = fs::remove_file(&hidden);
+    })?;
+    let path = path.to_path_buf();
+    Ok((listener, Name { path, identity }))
+}
+
+/// A socket that nobody listens to any more is replaced, anything else is not.
+fn make_room(path: &Path) -> Result<(), Failure> {
+    let Ok(there) = fs::symlink_metadata(path) else {
+        return Ok(());
+    };
+    let option = format!("--listen {}", path.display());
+    if !there.file_type().is_socket() {
+        return Err(usage(
+            &option,
+            "there is a file of this name: remove it, or choose another",
+        ));
+    }
+    match UnixStream::connect(path) {
+        Ok(_) => Err(usage(
+            &option,
+            "another program listens there: end it, or choose another",
+        )),
+        Err(_) => Ok(()),
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let there = fs::symlink_metadata(path).ok()?;
+    Some((there.dev(), there.ino()))
+}
+
+fn usage(option: &str, why: &str) -> Failure {
+    Failure::Usage(format!("{option}: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn peers(words: &[&str]) -> Peers {
+        let words = [&["x", "--snapshot", "s", "--listen", "l"], words].concat();
+        let cli = crate::cli::restore::Cli::try_parse_from(words);
+        cli.expect("a command line").peers
+    }
+
+    #[test]
+    fn a_socket_has_its_rights_and_goes_with_its_owner() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("uffd.sock");
+        let listen = Listen::Path(path.clone());
+        let entrance = Entrance::open(&listen, &peers(&["--socket-mode", "640"])).expect("made");
+        let mode = fs::metadata(&path).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o640);
+        let text = Entrance::open(&listen, &peers(&[]))
+            .expect_err("taken")
+            .to_string();
+        assert!(text.contains("another program listens"), "{text}");
+        assert!(
+            entrance.accept().expect("accept").is_some(),
+            "that was the question"
+        );
+        assert!(entrance.accept().expect("accept").is_none());
+        drop(entrance);
+        assert!(!path.exists());
+        assert_eq!(fs::read_dir(folder.path()).expect("folder").count(), 0);
+    }
+
+    #[test]
+    fn what_a_killed_program_left_is_replaced_and_other_files_are_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("uffd.sock");
+        drop(UnixListener::bind(&path).expect("bind"));
+        let listen = Listen::Path(path.clone());
+        let entrance = Entrance::open(&listen, &peers(&[])).expect("replaced");
+        // Somebody else's by now.
+        fs::remove_file(&path).expect("remove");
+        fs::write(&path, "mine").expect("write");
+        drop(entrance);
+        assert!(path.exists());
+        let text = Entrance::open(&listen, &peers(&[]))
+            .expect_err("a file")
+            .to_string();
+        assert!(text.contains("there is a file"), "{text}");
+    }
+
+    #[test]
+    fn what_is_inherited_must_be_what_it_is_said_to_be() {
+        for (number, part) in [(1, "other uses"), (987, "not open")] {
+            let listen = Listen::Descriptor(number);
+            let text = Entrance::open(&listen, &peers(&[]))
+                .expect_err("bad")
+                .to_string();
+            assert!(text.contains(part), "{text}");
+        }
+        let text = Entrance::open(&Listen::Systemd, &peers(&[]))
+            .expect_err("bad")
+            .to_string();
+        assert!(text.contains("socket unit"), "{text}");
+    }
+}

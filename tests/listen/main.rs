@@ -1,0 +1,47 @@
+//! `uffd-restore --listen`, and VMMs that hand their memory over as Firecracker does.
+//!
+//! | file           | what happens                                                             |
+//! |----------------|--------------------------------------------------------------------------|
+//! | `lab.rs`       | (a memory file, and a snapshot of it)                                     |
+//! | `daemon.rs`    | (the daemon, started and watched)                                         |
+//! | `versions.rs`  | what each version of Firecracker says; messages in pieces, descriptors    |
+//! | `refused.rs`   | hand-overs that cannot be served                                          |
+//! | `removes.rs`   | balloons, virtio-mem                                                      |
+//! | `shapes.rs`    | several mappings, holes, faults of the kernel's, snapshots and raw files  |
+//! | `huge.rs`      | huge pages                                                                |
+//! | `clones.rs`    | many VMs at once                                                          |
+//! | `hostile.rs`   | peers that disturb others                                                 |
+//! | `sockets.rs`   | who may connect, and where                                                |
+//! | `inherited.rs` | sockets that somebody else opened                                         |
+//! | `ending.rs`    | the daemon is asked to end, is killed                                     |
+//! | `complete.rs`  | everything is in place, and the VMM goes on without the daemon            |
+//! | `bad_pages.rs` | pages that cannot be served                                               |
+//! | `itself.rs`    | (the peer notices what is wrong)                                          |
+//!
+//! The VMM is `tests/support/peer`: it checks each byte that it sees.
+
+#[path = "../support/peer/mod.rs"]
+mod peer;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bad_pages;
+mod clones;
+mod complete;
+mod daemon;
+mod ending;
+mod hostile;
+mod huge;
+mod inherited;
+mod itself;
+mod lab;
+mod refused;
+mod removes;
+mod shapes;
+mod sockets;
+mod versions;
+
+#[test]
+fn role() {
+    support::play_role(&[("peer", peer::play)]);
+}
