@@ -175,19 +175,19 @@ impl<S> fmt::Debug for Snapshot<S> {
 /// Why a file shorter than a header is refused: one that begins like a snapshot is a truncated one, or one of another
 /// version.
 fn too_short<S: ReadAt>(storage: &S, actual: u64) -> Error {
-    let mut magic = [0; MAGIC.len()];
-    if storage.read_exact_at(&mut magic, 0).is_err() || magic != MAGIC {
+    let mut start = [0; 12];
+    if storage.read_exact_at(&mut start, 0).is_err() || !start.starts_with(&MAGIC) {
         return Error::NotASnapshot;
     }
-    let mut version = [0; 4];
-    match storage.read_exact_at(&mut version, MAGIC.len() as u64) {
-        Ok(()) if u32::from_le_bytes(version) != VERSION => {
-            Error::UnknownVersion(u32::from_le_bytes(version))
-        }
-        _ => Error::Truncated {
+    match start
+        .last_chunk()
+        .map_or(VERSION, |bytes| u32::from_le_bytes(*bytes))
+    {
+        VERSION => Error::Truncated {
             expected: HEADER_LEN,
             actual,
         },
+        other => Error::UnknownVersion(other),
     }
 }
 

@@ -36,9 +36,6 @@ pub struct Cli {
     /// What to do.
     #[command(flatten)]
     pub what: What,
-    /// How to deal with VMMs that connect.
-    #[command(flatten)]
-    pub peers: Peers,
     /// Region of the snapshot to restore: a name, an address in the snapshot (0x…) or "largest"; and where in the target, if
     /// not where it was or where a mapping of its name is. May be repeated; without it, all regions
     #[arg(long = "region", value_name = "NAME[=ADDRESS]")]
@@ -70,6 +67,9 @@ pub struct Cli {
     /// No progress, no summary
     #[arg(short, long)]
     pub quiet: bool,
+    /// How to deal with VMMs that connect.
+    #[command(flatten)]
+    pub peers: Peers,
 }
 
 /// What to do.

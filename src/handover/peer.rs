@@ -1,10 +1,11 @@
 //! Who is at the other end of a socket.
 
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::{PeerCredentials, PeerPidfd};
 
@@ -105,7 +106,13 @@ impl Credentials {
         })?;
         let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
         let name = String::from_utf8_lossy(&name).trim_end().to_owned();
-        Ok(Target::from_pidfd(pid, name, pidfd))
+        let target = Target::from_pidfd(pid, name, pidfd);
+        // Newer kernels give a pidfd of what has ended, too. As long as it has not, the number was its own, and so is what was
+        // looked up by it.
+        if has_ended(&target) {
+            return Err(PeerError::Ended { pid });
+        }
+        Ok(target)
     }
 
     /// Whether this peer may be served: everything that it maps is filled with the snapshot's content for it.
@@ -138,6 +145,11 @@ fn allowed_by(peer: Credentials, list: &[u32], own: u32) -> Result<(), PeerError
         uid: peer.uid,
         allowed,
     })
+}
+
+fn has_ended(target: &Target) -> bool {
+    let mut asked = [PollFd::new(target.as_fd(), PollFlags::POLLIN)];
+    poll(&mut asked, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 fn pidfd(socket: &UnixStream, pid: i32) -> Result<OwnedFd, Errno> {

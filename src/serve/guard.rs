@@ -149,6 +149,7 @@ fn keep_watch(served_by: BorrowedFd<'_>, shared: &Shared) {
     let _ = nix::sys::prctl::set_name(c"uffd-guard");
     let mut waited = [PollFd::new(served_by, PollFlags::POLLIN)];
     while !matches!(poll(&mut waited, PollTimeout::NONE), Ok(1..)) {}
+    close_others();
     let served = |slot: &&Slot| slot.state.load(Ordering::SeqCst) == SERVING;
     let targets: Vec<_> = shared.slots.iter().filter(served).map(target_of).collect();
     if targets.is_empty() {
@@ -169,6 +170,17 @@ fn keep_watch(served_by: BorrowedFd<'_>, shared: &Shared) {
     }
     while kill_who_touches(&targets) {
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Closes what is neither a userfaultfd nor names a process: above all a socket on which nobody takes connections any more.
+fn close_others() {
+    for (descriptor, link) in descriptors() {
+        let kept = ["anon_inode:[userfaultfd]", "anon_inode:[pidfd]", "pidfd:"];
+        if descriptor > 2 && !kept.iter().any(|kept| link.starts_with(kept)) {
+            // SAFETY: nobody else uses this table any more; one that is closed already is no harm.
+            unsafe { libc::close(descriptor) };
+        }
     }
 }
 
@@ -236,19 +248,24 @@ fn kill_who_touches(targets: &[ManuallyDrop<Target>]) -> bool {
 }
 
 fn userfaultfds() -> Vec<RawFd> {
+    let mut found = descriptors();
+    found.retain(|(_, link)| link == "anon_inode:[userfaultfd]");
+    found
+        .into_iter()
+        .map(|(descriptor, _)| descriptor)
+        .collect()
+}
+
+/// What is open, and what it is.
+fn descriptors() -> Vec<(RawFd, String)> {
     fs::read_dir("/proc/self/fd")
         .into_iter()
         .flatten()
         .flatten()
-        .filter(|entry| {
-            fs::read_link(entry.path())
-                .is_ok_and(|link| link.as_os_str() == "anon_inode:[userfaultfd]")
-        })
         .filter_map(|entry| {
-            entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok())
+            let link = fs::read_link(entry.path()).ok()?;
+            let number = entry.file_name().to_str()?.parse().ok()?;
+            Some((number, link.to_str()?.to_owned()))
         })
         .collect()
 }

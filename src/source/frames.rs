@@ -197,18 +197,17 @@ impl Drop for Duty<'_> {
             .decoded
             .take()
             .unwrap_or_else(|| Err("this program failed to decode it (please report it)".into()));
-        {
-            let mut state = self.cache.lock();
-            match &decoded {
-                Ok(content) => state.keep(self.key, content, self.cache.limit),
-                // Not kept: it may have been the storage, and be better next time.
-                Err(_) => {
-                    state.frames.remove(&self.key);
-                }
+        // Told first: whatever happens below, nobody waits for ever. Who comes in between is told at once.
+        *lock(&self.flight.landed) = Some(decoded.clone());
+        self.flight.bell.notify_all();
+        let mut state = self.cache.lock();
+        match &decoded {
+            Ok(content) => state.keep(self.key, content, self.cache.limit),
+            // Not kept: it may have been the storage, and be better next time.
+            Err(_) => {
+                state.frames.remove(&self.key);
             }
         }
-        *lock(&self.flight.landed) = Some(decoded);
-        self.flight.bell.notify_all();
     }
 }
 

@@ -3,11 +3,11 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use snapshot_format::{MAGIC, Snapshot};
+use snapshot_format::{Error, MAGIC, PAGE_BYTES, ReadAt, Snapshot};
 
 use super::{FrameCache, PageSource, RawSource, SnapshotSource};
 
@@ -73,7 +73,7 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
         /// Why not.
-        source: snapshot_format::Error,
+        source: Error,
     },
     /// It has no bytes.
     #[error("{0:?} is empty: give a snapshot, or a raw memory file")]
@@ -123,9 +123,17 @@ pub fn open(path: &Path, cache: Option<Arc<FrameCache>>) -> Result<Opened, OpenE
             kind: FileKind::Raw,
         });
     }
+    let len = ReadAt::len(&file).map_err(failed)?;
     let snapshot = Snapshot::open(file).map_err(|source| OpenError::Snapshot {
         path: path.to_path_buf(),
-        source,
+        source: match source {
+            // To the format this is all that can be said of a file without a whole version number; here more is known.
+            Error::NotASnapshot => Error::Truncated {
+                expected: PAGE_BYTES,
+                actual: len,
+            },
+            other => other,
+        },
     })?;
     let snapshot = Arc::new(snapshot);
     let source = match cache {

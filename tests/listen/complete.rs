@@ -76,7 +76,7 @@ fn a_flood_at_the_very_end() {
 fn a_flood_while_it_ends() {
     let lab = Lab::new(512);
     for _ in 0..10 {
-        let daemon = Daemon::listening(&lab, &[]);
+        let daemon = Daemon::listening(&lab, &["--finish-within", "20s"]);
         let mut peer = daemon.serve(&lab);
         peer.must("flood 100");
         daemon.terminate();

@@ -149,32 +149,43 @@ fn a_vm_that_stands_still() {
     daemon.complete(&peer);
 }
 
-/// There is no room for a third; there is when one of them has ended.
+/// There is no room for a third; there is when one of them has ended. It does not read zeros meanwhile.
 #[test]
 fn more_than_there_may_be() {
     let lab = Lab::new(64);
     let daemon = Daemon::listening(&lab, &["--max-sessions", "2"]);
     let mut one = daemon.serve(&lab);
     let two = daemon.serve(&lab);
-    let mut third = Peer::start(&lab.whole(), "");
-    third.tell_to_hand_over(&lab.socket(), "");
-    // Told so, or it waits for its turn. It is not served beside the others, and does not read zeros.
-    third.target.tell("read 7");
-    let refused_or_waiting = || daemon.count("refused") == 1 || third.waits();
-    wait_until("the third to be refused or to wait", refused_or_waiting);
-    assert_eq!(daemon.count("serving"), 2);
-    let was_refused = daemon.count("refused") == 1;
-    one.check_all();
-    daemon.complete(&one);
-    drop(two);
-    if was_refused {
-        wait_until("room", || daemon.count("done") == 2);
-        served_in_time(&lab, &daemon);
-    } else {
-        daemon.event_of("serving", third.pid());
-        assert_eq!(third.target.hear(), "sent");
-        assert_eq!(third.target.hear(), "right");
-        third.check_all();
-        daemon.complete(&third);
+    let mut others: Vec<Peer> = (0..3)
+        .map(|_| {
+            let mut peer = Peer::served(&lab.whole(), "", &lab.socket());
+            peer.target.tell("read 7");
+            peer
+        })
+        .collect();
+    for peer in &others {
+        wait_until("all others to wait", || peer.waits());
     }
+    one.must("check 0 40 2");
+    assert_eq!((daemon.count("serving"), daemon.count("done")), (2, 0));
+    one.check_all();
+    drop(two);
+    for peer in &mut others {
+        assert_eq!(peer.target.hear(), "right");
+        peer.check_all();
+        daemon.complete(peer);
+    }
+    assert_eq!(daemon.terminate().number("sessions"), 5);
+}
+
+/// Who has handed nothing over takes nobody's place.
+#[test]
+fn silence_when_there_is_room_for_one() {
+    let lab = Lab::new(64);
+    let words = ["--max-sessions", "1", "--handshake-timeout", "10s"];
+    let daemon = Daemon::listening(&lab, &words);
+    let _silent: Vec<UnixStream> = (0..2)
+        .map(|_| UnixStream::connect(lab.socket()).expect("connect"))
+        .collect();
+    served_in_time(&lab, &daemon);
 }

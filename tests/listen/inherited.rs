@@ -90,13 +90,21 @@ fn nothing_was_passed_on() {
     let lab = Lab::new(16);
     let null = std::fs::File::open("/dev/null").expect("/dev/null");
     for (words, settings, part) in [
-        ("systemd", "", "LISTEN_"),
-        ("systemd", "LISTEN_FDS=1 LISTEN_PID=1", "LISTEN_PID"),
-        ("systemd", "LISTEN_FDS=0 LISTEN_PID=$$", "LISTEN_FDS"),
-        ("systemd", "LISTEN_FDS=x LISTEN_PID=$$", "LISTEN_FDS"),
-        ("systemd", "LISTEN_FDS=1 LISTEN_PID=$$", "socket"),
-        ("fd:3", "", "socket"),
-        ("fd:77", "", "77"),
+        ("systemd", "", "no socket was passed"),
+        (
+            "systemd",
+            "LISTEN_FDS=1 LISTEN_PID=1",
+            "no socket was passed",
+        ),
+        ("systemd", "LISTEN_FDS=0 LISTEN_PID=$$", "0 sockets"),
+        ("systemd", "LISTEN_FDS=x LISTEN_PID=$$", "0 sockets"),
+        ("systemd", "LISTEN_FDS=2 LISTEN_PID=$$", "2 sockets"),
+        ("systemd", "LISTEN_FDS=1 LISTEN_PID=$$", "listening"),
+        ("fd:3", "", "listening"),
+        ("fd:77", "", "not open"),
+        ("fd:1", "", "other uses"),
+        ("fd:-1", "", "fd:-1"),
+        ("fd:x", "", "fd:x"),
     ] {
         let inner = command(&lab.snapshot(), &["--listen", words]);
         let ended = Daemon::spawn(inheriting(&inner, &null, settings), &lab).end();

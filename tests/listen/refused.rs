@@ -58,7 +58,6 @@ fn regions_that_make_no_sense() {
         "page-size=3",
         "page-size=8192",
         "page-size=1073741824",
-        // Says that its pages are larger than they are.
         "text=empty",
         "text=object",
         "text=negative",
@@ -76,6 +75,27 @@ fn garbage_with_a_userfaultfd() {
     let lab = Lab::new(64);
     let daemon = Daemon::listening(&lab, &[]);
     killed(&lab, &daemon, "64", "text=garbage", &[]);
+    goes_on(&lab, daemon);
+}
+
+/// Which of them has the memory?
+#[test]
+fn two_userfaultfds() {
+    let lab = Lab::new(64);
+    let daemon = Daemon::listening(&lab, &[]);
+    killed(&lab, &daemon, "64", "descriptor=two", &["userfaultfds"]);
+    goes_on(&lab, daemon);
+}
+
+/// It hands its userfaultfd over and no more, and then says nothing or goes away.
+#[test]
+fn half_a_message_with_a_userfaultfd() {
+    let lab = Lab::new(64);
+    let daemon = Daemon::listening(&lab, &["--handshake-timeout", "1s"]);
+    for version in [1, 16] {
+        let words = format!("text=half version={version}");
+        killed(&lab, &daemon, "64", &words, &["userfaultfd"]);
+    }
     goes_on(&lab, daemon);
 }
 

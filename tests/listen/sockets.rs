@@ -26,7 +26,14 @@ fn by_itself_it_is_for_its_own_user_only() {
 #[test]
 fn mode_and_owner_as_told() {
     let lab = Lab::new(64);
-    let words = ["--socket-mode", "0620", "--socket-owner", "65534:12"];
+    let words = [
+        "--socket-mode",
+        "0620",
+        "--socket-owner",
+        "65534:12",
+        "--allow-uid",
+        NOBODY,
+    ];
     let daemon = Daemon::listening(&lab, &words);
     let metadata = fs::metadata(lab.socket()).expect("the socket");
     assert_eq!(mode(&lab), 0o620);
@@ -42,8 +49,14 @@ fn mode_and_owner_as_told() {
 #[test]
 fn users_that_are_not_allowed_are_sent_away() {
     let lab = Lab::new(64);
-    let words = ["--socket-mode", "0666", "--allow-uid", "0"];
-    let daemon = Daemon::listening(&lab, &words);
+    // By itself it serves its own user, and whoever is named else.
+    for allowed in [&[][..], &["--allow-uid", "0"], &["--allow-uid", "65533"]] {
+        sends_nobody_away(&lab, &[&["--socket-mode", "0666"], allowed].concat());
+    }
+}
+
+fn sends_nobody_away(lab: &Lab, words: &[&str]) {
+    let daemon = Daemon::listening(lab, words);
     let mut nobody = Peer::start(&lab.whole(), "uid=65534");
     nobody.tell_to_hand_over(&lab.socket(), "");
     let refused = daemon.event_of("refused", nobody.pid());
@@ -54,7 +67,7 @@ fn users_that_are_not_allowed_are_sent_away() {
         assert_eq!(nobody.ask("is-closed"), "true");
     }
     assert!(!nobody.has_ended());
-    let mut root = daemon.serve(&lab);
+    let mut root = daemon.serve(lab);
     root.check_all();
     daemon.complete(&root);
     assert_eq!(daemon.terminate().number("sessions"), 1);
@@ -76,9 +89,12 @@ fn users_that_are_allowed() {
     nobody.hand_over(&lab.socket(), "");
     nobody.check_all();
     daemon.complete(&nobody);
-    let mut root = Peer::start(&lab.whole(), "");
-    root.tell_to_hand_over(&lab.socket(), "");
-    daemon.event_of("refused", root.pid());
+    let mut other = Peer::start(&lab.whole(), "uid=65533");
+    other.tell_to_hand_over(&lab.socket(), "");
+    daemon.event_of("refused", other.pid());
+    // Root may do everything anyway.
+    let mut root = daemon.serve(&lab);
+    root.check_all();
     daemon.terminate();
 }
 
@@ -101,7 +117,7 @@ fn a_socket_that_somebody_listens_at() {
     let mut second = command(&lab.snapshot(), &["--json", "--listen"]);
     second.arg(lab.socket());
     let ended = Daemon::spawn(second, &lab).end();
-    assert_eq!(ended.status, 1, "{ended:?}");
+    assert_eq!(ended.status, 2, "{ended:?}");
     assert!(
         ended.err.contains(&lab.socket().display().to_string()),
         "{ended:?}"
@@ -119,7 +135,7 @@ fn a_file_that_is_no_socket_is_not_replaced() {
     let mut command = command(&lab.snapshot(), &["--listen"]);
     command.arg(lab.socket());
     let ended = Daemon::spawn(command, &lab).end();
-    assert_eq!(ended.status, 1, "{ended:?}");
+    assert_eq!(ended.status, 2, "{ended:?}");
     let kept = fs::read_to_string(lab.socket()).expect("the file");
     assert_eq!(kept, "precious");
 }

@@ -163,8 +163,13 @@ impl Target {
     }
 
     pub fn tell(&mut self, line: &str) {
+        self.try_tell(line).expect("the target listens");
+    }
+
+    /// The same to one that may have ended.
+    pub fn try_tell(&mut self, line: &str) -> io::Result<()> {
         let input = self.input.as_mut().expect("still open");
-        writeln!(input, "{line}").expect("the target listens");
+        writeln!(input, "{line}")
     }
 
     pub fn kill(&mut self) {

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockType, SockaddrLike, SockaddrStorage};
@@ -17,6 +18,10 @@ use crate::failure::Failure;
 
 /// The first descriptor that a service manager passes: `SD_LISTEN_FDS_START` of sd_listen_fds(3).
 const FIRST_OF_SYSTEMD: RawFd = 3;
+
+/// How often, and in what distance, it is looked whether somebody still listens.
+const LOOKS: u32 = 20;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(25);
 
 /// A socket that takes connections. Dropping it removes its name, if it was made here and is still its own.
 #[derive(Debug)]
@@ -200,13 +205,17 @@ fn make_room(path: &Path) -> Result<(), Failure> {
             "there is a file of this name: remove it, or choose another",
         ));
     }
-    match UnixStream::connect(path) {
-        Ok(_) => Err(usage(
-            &option,
-            "another program listens there: end it, or choose another",
-        )),
-        Err(_) => Ok(()),
+    // The second process of one that was killed a moment ago takes a moment to notice.
+    for _ in 0..LOOKS {
+        if UnixStream::connect(path).is_err() {
+            return Ok(());
+        }
+        std::thread::sleep(BETWEEN_LOOKS);
     }
+    Err(usage(
+        &option,
+        "another program listens there: end it, or choose another",
+    ))
 }
 
 fn identity(path: &Path) -> Option<(u64, u64)> {

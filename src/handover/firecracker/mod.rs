@@ -32,4 +32,6 @@ pub fn receive(socket: &UnixStream, deadline: Instant) -> Result<Received<Vec<Re
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

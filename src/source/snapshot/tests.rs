@@ -145,6 +145,8 @@ fn every_page(source: &SnapshotSource, frame_pages: u16) {
             let frame = page / 4 * 4..page / 4 * 4 + 4;
             let expected: Vec<u64> = frame.filter(|&page| kind(page) > 1).collect();
             assert_eq!(pages, expected, "page {page}");
+            let gaps = pages.windows(2).filter(|pair| pair[0] + 1 != pair[1]);
+            assert_eq!(block.pieces.len(), gaps.count() + 1, "page {page}");
         }
     }
     reader.read(PageNo(210), 1, &(0..PAGES), &mut block);

@@ -29,7 +29,7 @@ pub struct Manner {
     longer: i64,
     /// And its offset is another one.
     shifted: i64,
-    /// No descriptor, or one of something else.
+    /// No userfaultfd, one of something else, or the same twice.
     descriptor: &'static str,
     /// Says this instead of regions.
     text: Option<&'static str>,
@@ -60,11 +60,13 @@ impl Manner {
                 None => "uffd",
                 Some("none") => "none",
                 Some("null") => "null",
+                Some("two") => "two",
                 Some(other) => panic!("{other}?"),
             },
             text: find("text").map(|name| match name {
                 "object" => r#"{"regions":[]}"#,
                 "empty" => "[]",
+                "half" => r#"[{"base_host_virt_addr":140130690007040,"si"#,
                 "garbage" => "GET / HTTP/1.1\r\n\r\n",
                 "negative" => r#"[{"base_host_virt_addr":-1,"size":4096,"offset":0}]"#,
                 "strings" => r#"[{"base_host_virt_addr":"1","size":4096,"offset":0}]"#,
@@ -136,6 +138,7 @@ impl Manner {
             if piece == self.on {
                 match self.descriptor {
                     "uffd" => descriptors.push(uffd.as_raw_fd()),
+                    "two" => descriptors.extend([uffd.as_raw_fd(); 2]),
                     "null" => descriptors.push(null.as_raw_fd()),
                     _ => {}
                 }

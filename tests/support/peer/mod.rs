@@ -143,10 +143,14 @@ impl Peer {
         matches!(state(self.pid()), 'Z' | 'X' | '?')
     }
 
-    /// Its first thread waits for a page, or for an event to be read.
+    /// A thread of it waits for a page, or for an event to be read.
     pub fn waits(&self) -> bool {
-        std::fs::read_to_string(format!("/proc/{}/wchan", self.pid()))
-            .is_ok_and(|place| place.contains("userfault"))
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid()));
+        let mut tasks = tasks.into_iter().flatten().map_while(Result::ok);
+        tasks.any(|task| {
+            std::fs::read_to_string(task.path().join("wchan"))
+                .is_ok_and(|place| place.contains("userfault"))
+        })
     }
 
     /// Waits for its end, however it comes.

@@ -57,8 +57,10 @@ pub fn play(words: &[&str]) {
         flood: None,
     };
     while let Some(line) = hear() {
-        let answer = vmm.obey(&line);
-        say(&answer.unwrap_or_else(|wrong| wrong));
+        for part in line.split(';') {
+            let answer = vmm.obey(part);
+            say(&answer.unwrap_or_else(|wrong| wrong));
+        }
     }
     end();
 }
@@ -121,7 +123,15 @@ impl Vmm {
                 self.socket = manner.keeps_socket().then_some(socket);
                 Ok(all_closed)
             })
-            .map_err(|error| format!("not sent: {error}"))?;
+            .map_err(|error| {
+                let answer = format!("not sent: {error}");
+                if words.contains(&"drop") {
+                    // There is nothing that it could run with.
+                    say(&answer);
+                    end();
+                }
+                answer
+            })?;
         if words.contains(&"drop") {
             drop(self.uffd.take());
         }
