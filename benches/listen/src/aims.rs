@@ -3,21 +3,31 @@
 use crate::measure::Series;
 use crate::way::Way;
 
-/// A ratio that shall be below a limit.
-pub(crate) fn say(way: &Way, state: &str, than: &str, ratio: &Series, limit: f64) {
-    println!(
-        "- {}, {state}: {} of {than}, aim {limit}: {}",
-        way.name(),
-        ratio.ratio(),
-        yes(ratio.median() < limit)
-    );
+/// Prints, of the ways with compressed snapshots and prefill or without it, the default and the best: their times against
+/// `than`, which they shall stay below `limit` times of.
+pub(crate) fn print(state: &str, than: &Series, limit: f64, ways: &[(&Way, &Series)]) {
+    for prefill in [false, true] {
+        let among = ways
+            .iter()
+            .filter(|(way, _)| way.is_compressed() && way.prefills() == prefill);
+        let ratios: Vec<(&Way, Series)> = among.map(|(way, all)| (*way, all.over(than))).collect();
+        let best = ratios
+            .iter()
+            .min_by(|(_, one), (_, other)| one.median().total_cmp(&other.median()));
+        for (what, found) in [("default", ratios.first()), ("best", best)] {
+            let Some((way, ratio)) = found else {
+                continue;
+            };
+            println!(
+                "- {state}, {what}: {}: {}, aim {limit}: {}",
+                way.name(),
+                ratio.ratio(),
+                yes(ratio.median() < limit)
+            );
+        }
+    }
 }
 
-/// Something that is so or not.
-pub(crate) fn note(way: &Way, what: &str, aim: &str, met: bool) {
-    println!("- {}, {what}: {aim}: {}", way.name(), yes(met));
-}
-
-fn yes(met: bool) -> &'static str {
+pub(crate) fn yes(met: bool) -> &'static str {
     if met { "**met**" } else { "**missed**" }
 }

@@ -61,7 +61,10 @@ impl Server {
         let socket = setup.work.join("daemon.sock");
         let mut command = Command::new(&setup.program);
         command.arg("--snapshot").arg(snapshot);
-        command.arg("--listen").arg(&socket).arg("--json");
+        command
+            .arg("--listen")
+            .arg(&socket)
+            .args(["--json", "--quiet"]);
         command.args(["--cache-size", &format!("{}MiB", options.cache)]);
         command.args(["--prefill", if options.prefill { "all" } else { "none" }]);
         Self::start(command, socket)

@@ -96,24 +96,15 @@ fn print(walk: Walk, rows: &[Row]) {
         let [warm, cold] = [&row.cpu[0], &row.cpu[1]].map(Series::median);
         println!(" | {warm:.2} | {cold:.2} |");
     }
-    println!();
+    println!("\nAims:\n");
     for (at, state) in ["warm", "cold"].into_iter().enumerate() {
-        let compressed = rows.iter().map(|row| (&row.way, &row.all[at]));
-        let compressed = || compressed.clone().filter(|(way, _)| way.is_compressed());
+        let ways: Vec<_> = rows.iter().map(|row| (&row.way, &row.all[at])).collect();
         let (handler, mapping) = &references[at];
-        for (way, all) in compressed() {
-            let over = |than| all.over(than);
-            if walk != Walk::Sparse {
-                let limit = 1.3;
-                aims::say(way, state, "the best handler", &over(handler), limit);
-            } else if at == 1 {
-                let than = if handler.median() < mapping.median() {
-                    handler
-                } else {
-                    mapping
-                };
-                aims::say(way, state, "all others", &over(than), 1.0);
-            }
+        if walk != Walk::Sparse {
+            aims::print(&format!("{state}, × handler"), handler, 1.3, &ways);
+        } else if at == 1 {
+            aims::print("cold, × handler", handler, 1.0, &ways);
+            aims::print("cold, × mapping", mapping, 1.0, &ways);
         }
     }
 }

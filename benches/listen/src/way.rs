@@ -87,6 +87,18 @@ impl Way {
         matches!(self.how, How::Handler(_))
     }
 
+    pub(crate) fn prefills(&self) -> bool {
+        matches!(self.how, How::Daemon(Options { prefill: true, .. }))
+    }
+
+    /// The size of the daemon's cache, MiB.
+    pub(crate) fn cache(&self) -> Option<u32> {
+        match self.how {
+            How::Daemon(options) => Some(options.cache),
+            How::Map | How::Handler(_) => None,
+        }
+    }
+
     pub(crate) fn is_compressed(&self) -> bool {
         self.image.frames.is_some()
     }
