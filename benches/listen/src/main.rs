@@ -16,6 +16,7 @@ mod way;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
+use std::sync::atomic::Ordering;
 
 use measure::{Noise, Series};
 use way::Image;
@@ -105,6 +106,12 @@ fn measure(setup: &Setup) {
     println!(
         "\nNoise: during the run other programs used {others:.0} % of the machine's CPU time, the hypervisor took {steal:.1} %."
     );
+    let hung = way::HUNG.load(Ordering::Relaxed);
+    if hung > 0 {
+        println!(
+            "\n{hung} measurements were made again because a peer waited for ever for a page."
+        );
+    }
 }
 
 fn listens(setup: &Setup) -> bool {

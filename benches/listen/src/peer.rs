@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::time::{ClockId, clock_gettime};
 use snapshot_format::PAGE_SIZE;
@@ -17,6 +18,9 @@ use uffd_restore::uffd::{Features, new_for_this_process};
 use crate::content::read_sums;
 use crate::mapping::Mapping;
 use crate::measure::Random;
+
+/// Many times as long, in milliseconds, as anything here takes.
+const FOR_EVER: u16 = 30_000;
 
 /// Which pages are touched, and in what order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +77,7 @@ pub(crate) struct Peer {
     child: Child,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
+    given_up: bool,
 }
 
 /// When a peer began to hand over, had checked its first page, and all; on one clock for all processes.
@@ -107,6 +112,7 @@ impl Peer {
             child,
             input,
             output,
+            given_up: false,
         }
     }
 
@@ -115,8 +121,21 @@ impl Peer {
         input.write_all(b"go\n").expect("a peer that listens");
     }
 
-    /// Waits until all has been checked. The peer stays.
-    pub(crate) fn passed(&mut self) -> Passed {
+    /// Kills it: it waits for ever, or another does.
+    pub(crate) fn give_up(&mut self) {
+        self.child.kill().expect("a peer");
+        self.given_up = true;
+    }
+
+    /// Waits until all has been checked. The peer stays. None when it waits for ever for a page.
+    pub(crate) fn passed(&mut self) -> Option<Passed> {
+        let mut waited = [PollFd::new(
+            self.output.get_ref().as_fd(),
+            PollFlags::POLLIN,
+        )];
+        if poll(&mut waited, FOR_EVER).expect("poll") == 0 {
+            return None;
+        }
         let mut line = String::new();
         self.output.read_line(&mut line).expect("a peer's word");
         let times: Vec<Duration> = line
@@ -126,7 +145,7 @@ impl Peer {
         let [begun, first, all] = times[..] else {
             panic!("a peer said {line:?}");
         };
-        Passed { begun, first, all }
+        Some(Passed { begun, first, all })
     }
 }
 
@@ -134,7 +153,7 @@ impl Drop for Peer {
     fn drop(&mut self) {
         self.input = None;
         let status = self.child.wait().expect("a peer's end");
-        if !std::thread::panicking() {
+        if !std::thread::panicking() && !self.given_up {
             assert!(status.success(), "a peer failed: {status}");
         }
     }

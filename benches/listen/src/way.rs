@@ -2,11 +2,15 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::Setup;
 use crate::cache;
 use crate::peer::{From, Passed, Peer, Walk};
 use crate::server::{Ended, Options, Resident, Server, number};
+
+/// Measurements in which a peer waited for ever.
+pub(crate) static HUNG: AtomicUsize = AtomicUsize::new(0);
 
 /// A file that guests come from.
 #[derive(Debug, Clone)]
@@ -103,7 +107,8 @@ impl Way {
         self.image.frames.is_some()
     }
 
-    /// Serves so many peers at once; each touches the same pages. None when the daemon does not take the file.
+    /// Serves so many peers at once; each touches the same pages. None when the daemon does not take the file. Once more when a
+    /// peer waits for ever, which is counted.
     pub(crate) fn measure(
         &self,
         setup: &Setup,
@@ -111,6 +116,30 @@ impl Way {
         cold: bool,
         peers: usize,
     ) -> Option<Sample> {
+        for _ in 0..5 {
+            match self.attempt(setup, walk, cold, peers)? {
+                Some(sample) => return Some(sample),
+                None => {
+                    HUNG.fetch_add(1, Ordering::Relaxed);
+                    eprintln!(
+                        "listen-bench: a peer hangs: {}, {}",
+                        self.name(),
+                        walk.name()
+                    );
+                }
+            }
+        }
+        panic!("{}: it hangs again and again", self.name());
+    }
+
+    /// None in it when a peer waits for ever.
+    fn attempt(
+        &self,
+        setup: &Setup,
+        walk: Walk,
+        cold: bool,
+        peers: usize,
+    ) -> Option<Option<Sample>> {
         let file = &self.image.path;
         let server = match self.how {
             How::Map => None,
@@ -130,18 +159,25 @@ impl Way {
             cache::warm(file);
         }
         peers.iter_mut().for_each(Peer::go);
-        let passed: Vec<Passed> = peers.iter_mut().map(Peer::passed).collect();
+        let passed: Option<Vec<Passed>> = peers.iter_mut().map(Peer::passed).collect();
+        if passed.is_none() {
+            peers.iter_mut().for_each(Peer::give_up);
+        }
         let resident = server.as_ref().map(Server::resident).unwrap_or_default();
         // Before the server is asked to end: it would bring what the peers have not touched.
         drop(peers);
+        let ended = server.map(Server::end).unwrap_or_default();
+        let Some(passed) = passed else {
+            return Some(None);
+        };
         let begun = passed.iter().map(|passed| passed.begun).min()?;
         let all = passed.iter().map(|passed| passed.all).max()?;
         let first = passed.iter().map(|passed| passed.first - passed.begun);
-        Some(Sample {
+        Some(Some(Sample {
             all: (all - begun).as_secs_f64(),
             first: first.max()?.as_secs_f64() * 1e3,
             resident,
-            ended: server.map(Server::end).unwrap_or_default(),
-        })
+            ended,
+        }))
     }
 }
