@@ -13,9 +13,15 @@ use snapshot_format::PAGE_SIZE;
 
 /// Reads all of a file, so that the page cache has it.
 pub(crate) fn warm(path: &Path) {
-    read_all(path);
-    let (resident, pages) = resident(path);
-    assert_eq!(resident, pages, "the page cache does not hold {path:?}");
+    // Others may drop pages meanwhile.
+    for _ in 0..10 {
+        read_all(path);
+        let (resident, pages) = resident(path);
+        if resident == pages {
+            return;
+        }
+    }
+    panic!("the page cache does not hold {path:?}");
 }
 
 /// Drops a file from the page cache.
