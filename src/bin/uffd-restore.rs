@@ -7,7 +7,7 @@ use uffd_restore::daemon;
 use uffd_restore::terminal::say;
 
 fn main() -> ExitCode {
-    match daemon::run(Cli::parse()) {
+    match daemon::run(&Cli::parse()) {
         Ok(code) => code,
         Err(failure) => {
             say(&format!("uffd-restore: {failure}"));

@@ -16,7 +16,7 @@ use crate::source::SnapshotSource;
 use crate::terminal::{say, takes_output};
 use crate::tool;
 
-pub(super) fn run(args: Cli) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
     // Both are there unless --check is.
     let path = args.snapshot.clone().unwrap_or_default();
     let pid = args.what.pid.unwrap_or_default();
@@ -32,7 +32,7 @@ pub(super) fn run(args: Cli) -> Result<ExitCode, Failure> {
     raise_descriptors();
     let snapshot = tool::open(&path)?;
     let source = SnapshotSource::new(Arc::clone(&snapshot));
-    let options = options(&args);
+    let options = options(args);
     let on_failure = options.on_failure;
     let workers = Workers::start(&source, options.jobs)?;
     let server = Server::prepare(&source, workers, Orders::Signals, options)?;

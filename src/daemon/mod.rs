@@ -25,7 +25,7 @@ use crate::failure::Failure;
 ///
 /// # Errors
 /// The one error to print.
-pub fn run(args: Cli) -> Result<ExitCode, Failure> {
+pub fn run(args: &Cli) -> Result<ExitCode, Failure> {
     if args.what.check {
         return check::run(args.json);
     }

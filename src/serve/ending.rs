@@ -107,8 +107,8 @@ impl Engine {
         loop {
             match self.session.abandon(id, why, Instant::now()) {
                 Turn::Idle | Turn::Gone => return true,
-                Turn::Soon if Instant::now() > until => return false,
-                Turn::Soon => std::thread::sleep(Duration::from_micros(100)),
+                Turn::Soon | Turn::Later if Instant::now() > until => return false,
+                Turn::Soon | Turn::Later => std::thread::sleep(Duration::from_micros(100)),
             }
         }
     }

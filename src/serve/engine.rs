@@ -239,7 +239,7 @@ impl Engine {
     fn turn(&mut self, id: SpaceId, now: Instant) {
         match self.session.turn(id, &mut self.supply, now) {
             Turn::Idle => {}
-            Turn::Soon => {
+            Turn::Soon | Turn::Later => {
                 self.soon.insert(id);
             }
             Turn::Gone => self.gone(id),
@@ -260,7 +260,7 @@ impl Engine {
                 Purpose::Demand => {
                     match self.session.deliver(&request, &block, now) {
                         Turn::Idle => {}
-                        Turn::Soon => {
+                        Turn::Soon | Turn::Later => {
                             self.soon.insert(request.space);
                         }
                         Turn::Gone => self.gone(request.space),

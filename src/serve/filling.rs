@@ -72,16 +72,28 @@ impl Engine {
         let Some((request, block)) = self.filling.fetched.pop_front() else {
             return false;
         };
-        self.filling.taken(request.space);
+        let space = request.space;
+        let mut done = true;
         match self.session.deliver_fill(&request, &block, now) {
-            Turn::Idle => self.soon_again(request.space),
+            Turn::Idle => self.soon_again(space),
             Turn::Soon => {
-                self.soon.insert(request.space);
+                self.soon.insert(space);
             }
-            Turn::Gone => self.gone(request.space),
+            // While an address space changes all the time there are moments only, and not to be spent on fetching it anew.
+            Turn::Later => {
+                self.soon.insert(space);
+                done = false;
+            }
+            Turn::Gone => self.gone(space),
         }
-        self.supply.pool.give_back(block);
-        true
+        if done {
+            self.filling.taken(space);
+            self.supply.pool.give_back(block);
+        } else {
+            // Behind what there is for others.
+            self.filling.fetched.push_back((request, block));
+        }
+        done
     }
 
     /// What a block brought about is dealt with in a turn.

@@ -20,6 +20,12 @@ pub(super) fn unregister(userfaultfd: &Userfaultfd, ranges: &[AddrRange]) {
     for &range in ranges {
         unregister_in_parts(userfaultfd, range);
     }
+    // The kernel wakes who waits in a range and only then takes it out of the registered ones. A fault that holds the lock of
+    // its mapping alone, not of the whole address space, can come in between, and would wait for ever (`userfaultfd_unregister` of
+    // fs/userfaultfd.c).
+    for &range in ranges {
+        let _ = userfaultfd.wake(range);
+    }
     // Who found memory registered before that waits until its event is read. Nothing new can come, but who has been told may
     // take its time to go on: it may be stopped.
     let mut patience = Duration::from_micros(50);

@@ -54,12 +54,15 @@ impl<I: Installer> Session<I> {
     }
 
     /// Pages that were fetched ahead have come. What is not owed any more, or not there any more, is passed over.
-    /// [`Turn::Soon`] means that the messages read meanwhile have faults to be answered.
+    /// [`Turn::Soon`] means that the messages read meanwhile have faults to be answered, [`Turn::Later`] that not all could be
+    /// installed at this moment.
     pub fn deliver_fill(&mut self, request: &Request, block: &Block, now: Instant) -> Turn {
         let id = request.space;
         match self.fill(request, block, Purpose::Prefill) {
-            // Events come first: they are read in the next turn, and these pages asked for again later.
-            None | Some((_, Stop::Changing | Stop::NoMemory | Stop::Partial | Stop::Present)) => {}
+            // Events come first: they are read in the next turn, and then the same pages may still be owed.
+            Some((_, Stop::Changing)) => return Turn::Later,
+            // What is left is asked for again later.
+            None | Some((_, Stop::NoMemory | Stop::Partial | Stop::Present)) => {}
             Some((_, Stop::Gone)) => {
                 self.notices.push(Notice::Gone(id));
                 return Turn::Gone;

@@ -64,6 +64,8 @@ pub(super) struct Moves {
     pub(super) steps: Vec<Step>,
     /// Steps before this one are another address space's, from which this one was forked, or told in full.
     own: usize,
+    /// A parent may have to tell of what happened before.
+    pub(super) of_a_child: bool,
 }
 
 impl Moves {
@@ -237,11 +239,15 @@ impl Moves {
     /// What a child inherits: its parent's past, and none of what its parent has yet to tell.
     pub(super) fn of_child(&self) -> Self {
         if self.half_told().is_empty() {
-            return Self::default();
+            return Self {
+                of_a_child: true,
+                ..Self::default()
+            };
         }
         Self {
             steps: self.steps.clone(),
             own: self.steps.len(),
+            of_a_child: true,
         }
     }
 

@@ -268,8 +268,9 @@ impl AddressSpace {
             step.oddity += if self.moves.may_be_at(place) { 1 } else { 2 };
         }
         // Pages that are dropped when nothing else has happened are nothing that could have to be undone: who does nothing
-        // else, and never stops, must not fill the memory.
-        let is_nothing = matches!(step.what, What::Remove(_)) && self.moves.steps.is_empty();
+        // else, and never stops, must not fill the memory. In a child something that its parent tells may come before it.
+        let first = self.moves.steps.is_empty() && !self.moves.of_a_child;
+        let is_nothing = matches!(step.what, What::Remove(_)) && first;
         if !is_nothing {
             self.moves.steps.push(step);
         }

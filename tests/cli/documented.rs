@@ -73,3 +73,10 @@ fn every_command_line_of_the_readme_can_be_typed() {
     // Lines that the program prints begin with its name and a colon.
     assert_can_be_typed::<restore::Cli>("uffd-restore", readme, 4);
 }
+
+#[test]
+fn every_command_line_for_firecracker_can_be_typed() {
+    let text = include_str!("../../docs/firecracker.md");
+    assert_can_be_typed::<snapshot::Cli>("uffd-snapshot", text, 1);
+    assert_can_be_typed::<restore::Cli>("uffd-restore", text, 2);
+}

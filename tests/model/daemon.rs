@@ -154,7 +154,7 @@ impl<'a> Daemon<'a> {
             Turn::Idle => {
                 self.soon.remove(&id);
             }
-            Turn::Soon => {
+            Turn::Soon | Turn::Later => {
                 self.soon.insert(id);
             }
             Turn::Gone => self.end(id),

@@ -18,10 +18,13 @@ use super::socket::Entrance;
 use crate::serve::{EndingSignals, Outcome, ServeError};
 use crate::terminal::say;
 
+/// VMMs that may be in the hall without being served: they are about to hand over, or have and wait for a place.
+const HANDING_OVER: usize = 64;
+
 /// How many, and how long.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// At a time.
+    /// Served at a time.
     pub(super) sessions: usize,
     /// End after the first.
     pub(super) once: bool,
@@ -111,9 +114,10 @@ impl Hall {
     pub(super) fn run(&mut self, mut entrance: Option<Entrance>) -> Option<Outcome> {
         loop {
             let enough = self.limits.once && self.served > 0;
-            if self.asked_to_end || enough {
-                // Its name goes before the last VMM has been served.
-                entrance = None;
+            if (self.asked_to_end || enough)
+                && let Some(entrance) = entrance.take()
+            {
+                self.close(entrance);
             }
             if entrance.is_none() && self.sessions.is_empty() {
                 break;
@@ -134,14 +138,9 @@ impl Hall {
         }
     }
 
-    /// Who cannot be let in stays in the socket's queue.
+    /// Who cannot be let in stays in the socket's queue. Who has handed over nothing yet takes nobody's place.
     fn has_room(&self) -> bool {
-        let most = if self.limits.once {
-            1
-        } else {
-            self.limits.sessions
-        };
-        self.sessions.len() < most
+        self.sessions.len() < self.limits.sessions + HANDING_OVER
     }
 
     fn wait(&self, entrance: Option<&Entrance>) {
@@ -168,6 +167,17 @@ impl Hall {
                     return;
                 }
             }
+        }
+    }
+
+    /// Takes nobody in any more. Who has connected already may have sent its userfaultfd, which the kernel would close: that
+    /// would be zeros for who has no other. So its name goes first, and then all who are in the queue are let in.
+    fn close(&mut self, entrance: Entrance) {
+        let Some(closing) = entrance.close() else {
+            return;
+        };
+        while let Ok(Some(stream)) = closing.accept() {
+            self.admit(stream);
         }
     }
 
@@ -221,6 +231,7 @@ impl Hall {
                 ));
             }
             self.asked_to_end = true;
+            self.common.places.open_to_all();
             for session in self.sessions.values() {
                 let _ = session.told.write(1);
             }

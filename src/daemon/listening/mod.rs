@@ -5,10 +5,12 @@
 //! | `socket.rs`  | where they come in                                              |
 //! | `hall.rs`    | who is there: the first thread's loop                           |
 //! | `session.rs` | one of them, from its connection to its end                     |
+//! | `places.rs`  | how many of them are served at a time                           |
 //! | `log.rs`     | what is said about them                                         |
 
 mod hall;
 mod log;
+mod places;
 mod session;
 mod socket;
 
@@ -17,6 +19,7 @@ use std::sync::Arc;
 
 use self::hall::{Hall, Limits};
 use self::log::Log;
+use self::places::Places;
 use self::session::Common;
 use self::socket::Entrance;
 use super::attaching::{announce, options};
@@ -34,7 +37,7 @@ use snapshot_format::PAGE_BYTES;
 ///
 /// # Errors
 /// [`Failure`]; nobody has been served.
-pub(super) fn run(args: Cli) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
     // Before any descriptor is opened: those that were inherited are known by their numbers.
     let ready = args.ready_fd.map(ReadyDescriptor::take).transpose()?;
     let peer = args.what.peer_fd.map(socket::peer).transpose()?;
@@ -51,7 +54,7 @@ pub(super) fn run(args: Cli) -> Result<ExitCode, Failure> {
     // A bar for each of them would be too many.
     let options = serve::Options {
         quiet: true,
-        ..options(&args)
+        ..options(args)
     };
     let workers = Workers::start(&*opened.source, options.jobs)?;
     let signals = EndingSignals::held().map_err(kernel("wait for signals"))?;
@@ -64,19 +67,20 @@ pub(super) fn run(args: Cli) -> Result<ExitCode, Failure> {
         json: args.json,
         quiet: args.quiet,
     };
+    let limits = Limits {
+        sessions: usize::from(args.peers.max_sessions),
+        once: args.peers.once || peer.is_some(),
+    };
     let common = Common {
         pages: opened.pages,
         source: opened.source,
         workers,
         guard,
+        places: Places::new(limits.sessions),
         options,
         allowed_uids: args.peers.allow_uids.clone(),
         handshake_timeout: args.peers.handshake_timeout,
         log,
-    };
-    let limits = Limits {
-        sessions: usize::from(args.peers.max_sessions),
-        once: args.peers.once || peer.is_some(),
     };
     let mut hall = Hall::new(common, signals, limits)?;
     let where_to = entrance.as_ref().map(|(_, name)| printable(name));

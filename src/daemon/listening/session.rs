@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use nix::sys::eventfd::EventFd;
 
 use super::log::{Log, Who};
+use super::places::Places;
 use crate::addr::AddrRange;
 use crate::handover::firecracker::{self, Region};
 use crate::handover::peer::Credentials;
-use crate::handover::receive::{Received, Refused};
+use crate::handover::receive::{HandshakeError, Received, Refused};
 use crate::serve::{Guard, Handover, Options, Orders, Outcome, Server, Target, Workers};
 use crate::source::PageSource;
 use crate::space::AddressSpace;
@@ -27,6 +28,7 @@ pub(super) struct Common {
     pub(super) pages: u64,
     pub(super) workers: Workers,
     pub(super) guard: Guard,
+    pub(super) places: Places,
     pub(super) options: Options,
     pub(super) allowed_uids: Vec<u32>,
     pub(super) handshake_timeout: Duration,
@@ -45,6 +47,11 @@ pub(super) fn run(
     let received = match firecracker::receive(stream, deadline) {
         Ok(received) => received,
         Err(Refused { error, descriptors }) => {
+            // Those that were lost were closed by the kernel: what is missing reads as zeros.
+            let lost = matches!(error, HandshakeError::DescriptorsLost);
+            if lost {
+                let _ = target.kill();
+            }
             refuse(common.log, &target, descriptors, &error.to_string());
             return None;
         }
@@ -56,6 +63,7 @@ pub(super) fn run(
             return None;
         }
     };
+    let place = common.places.take();
     let Some(watched) = common.guard.watch(&target) else {
         let why = "too many VMMs are served already";
         refuse(common.log, &target, vec![received.userfaultfd], why);
@@ -72,7 +80,7 @@ pub(super) fn run(
     let report = server.serve(handover, || {
         common.log.serving(&who, owed, regions);
     });
-    drop(watched);
+    drop((watched, place));
     common.log.done(&who, &report);
     Some(report.outcome)
 }
@@ -89,7 +97,7 @@ fn known(common: &Common, stream: &UnixStream) -> Option<Target> {
         .inspect_err(|error| {
             common
                 .log
-                .refused(Some(credentials.pid), &error.to_string())
+                .refused(Some(credentials.pid), &error.to_string());
         })
         .ok()
 }

@@ -28,6 +28,8 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(25);
 pub(super) struct Entrance {
     listener: UnixListener,
     made: Option<Name>,
+    /// Somebody else keeps it open, and who is in its queue waits for the next one to serve.
+    kept: bool,
 }
 
 #[derive(Debug)]
@@ -57,7 +59,17 @@ impl Entrance {
         listener
             .set_nonblocking(true)
             .map_err(|error| usage(&listen.to_string(), &error.to_string()))?;
-        Ok(Self { listener, made })
+        Ok(Self {
+            listener,
+            made,
+            kept: *listen == Listen::Systemd,
+        })
+    }
+
+    /// Nobody can connect any more. What is returned still has those who have; nothing, if they are for somebody else.
+    pub(super) fn close(mut self) -> Option<Self> {
+        drop(self.made.take());
+        (!self.kept).then_some(self)
     }
 
     /// The next connection, if there is one.
@@ -79,12 +91,10 @@ impl AsFd for Entrance {
     }
 }
 
-impl Drop for Entrance {
+impl Drop for Name {
     fn drop(&mut self) {
-        if let Some(name) = &self.made
-            && identity(&name.path) == Some(name.identity)
-        {
-            let _ = fs::remove_file(&name.path);
+        if identity(&self.path) == Some(self.identity) {
+            let _ = fs::remove_file(&self.path);
         }
     }
 }
@@ -250,10 +260,10 @@ mod tests {
             .expect_err("taken")
             .to_string();
         assert!(text.contains("another program listens"), "{text}");
-        assert!(
-            entrance.accept().expect("accept").is_some(),
-            "that was the question"
-        );
+        for _ in 0..LOOKS {
+            let asked = entrance.accept().expect("accept");
+            assert!(asked.is_some(), "that was the question");
+        }
         assert!(entrance.accept().expect("accept").is_none());
         drop(entrance);
         assert!(!path.exists());
