@@ -203,6 +203,7 @@ impl Engine {
             for id in spaces {
                 self.turn(id, now);
             }
+            self.fetch_for_readers();
             busy |= self.install_ahead(now);
             self.fetch_ahead(now);
             self.look_around(now);

@@ -87,7 +87,9 @@ impl Engine {
             Turn::Gone => self.gone(space),
         }
         if done {
-            self.filling.taken(space);
+            if !request.ahead {
+                self.filling.taken(space);
+            }
             self.supply.pool.give_back(block);
         } else {
             // Behind what there is for others.
@@ -100,6 +102,16 @@ impl Engine {
     fn soon_again(&mut self, space: SpaceId) {
         if self.session.is_finished(space) || self.session.waiting(space) > 0 {
             self.soon.insert(space);
+        }
+    }
+
+    /// Asks for what somebody who reads in order is about to touch.
+    pub(super) fn fetch_for_readers(&mut self) {
+        while let Some(request) = self.session.ahead() {
+            // It comes by itself.
+            if !self.fills() {
+                self.supply.pool.ask(request, Purpose::Fill);
+            }
         }
     }
 

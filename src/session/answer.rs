@@ -162,6 +162,7 @@ impl<I: Installer> Session<I> {
             needed,
             welcome,
             crowded: member.is_some_and(|member| member.waiting.unrequested() > 1),
+            ahead: false,
         }
     }
 
@@ -223,6 +224,7 @@ impl<I: Installer> Session<I> {
         if progress == Progress::Done {
             self.answered(id, request.at);
             self.fill(request, block, Purpose::Neighbours);
+            self.look_ahead(request);
         }
         progress
     }

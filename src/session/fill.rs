@@ -50,6 +50,7 @@ impl<I: Installer> Session<I> {
             needed: kind.snapshot_pages(),
             welcome: first.0..first.0 + run.len() / PAGE_BYTES,
             crowded: false,
+            ahead: false,
         })
     }
 
@@ -58,7 +59,12 @@ impl<I: Installer> Session<I> {
     /// installed at this moment.
     pub fn deliver_fill(&mut self, request: &Request, block: &Block, now: Instant) -> Turn {
         let id = request.space;
-        match self.fill(request, block, Purpose::Prefill) {
+        let purpose = if request.ahead {
+            Purpose::Neighbours
+        } else {
+            Purpose::Prefill
+        };
+        match self.fill(request, block, purpose) {
             // Events come first: they are read in the next turn, and then the same pages may still be owed.
             Some((_, Stop::Changing)) => return Turn::Later,
             // What is left is asked for again later.

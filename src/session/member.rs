@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::ahead::Streams;
 use super::waiting::Waiting;
 use super::{Installer, SpaceId};
 use crate::addr::{Addr, AddrRange};
@@ -26,6 +27,8 @@ pub(super) struct Member<I> {
     pub(super) open_children: Vec<SpaceId>,
     /// The page that was last found occupied when a zero page was to be installed.
     pub(super) occupied: Option<Addr>,
+    /// Who reads in order.
+    pub(super) streams: Streams,
     /// Where the next page to fill is looked for.
     pub(super) fill_from: Addr,
     /// No page can be served any more; those who wait, wait.
@@ -68,6 +71,7 @@ impl<I: Installer> Member<I> {
             parent_may_tell: false,
             open_children: Vec::new(),
             occupied: None,
+            streams: Streams::default(),
             fill_from: Addr(0),
             broken: false,
         }

@@ -16,11 +16,13 @@
 //! | `events.rs`    | reading and applying messages                                               |
 //! | `install.rs`   | one page, or a run of pages, into an address space: every answer of the kernel |
 //! | `answer.rs`    | answering a fault                                                           |
+//! | `ahead.rs`     | who reads in order, and what comes next                                     |
 //! | `fill.rs`      | pages that nobody waits for                                                 |
 //! | `abandon.rs`   | giving up without turning anything into zeros                               |
 //! | `counts.rs`    | what happened, for people                                                   |
 
 mod abandon;
+mod ahead;
 mod answer;
 mod block;
 mod counts;
@@ -87,6 +89,8 @@ pub struct Request {
     pub welcome: Range<u64>,
     /// Others wait for other pages.
     pub crowded: bool,
+    /// Nobody waits for it, but somebody who reads in order is about to.
+    pub ahead: bool,
 }
 
 /// Where content comes from.
@@ -118,6 +122,8 @@ pub struct Session<I> {
     counts: Counts,
     latency: Latency,
     notices: Vec<Notice>,
+    /// Pages that are about to be touched.
+    ahead: Vec<Request>,
     /// Room for messages, kept between reads.
     messages: Vec<Message>,
     /// As much as a page of zeros may need, where there is no other way.
@@ -135,6 +141,7 @@ impl<I: Installer> Session<I> {
             counts: Counts::default(),
             latency: Latency::default(),
             notices: Vec::new(),
+            ahead: Vec::new(),
             messages: Vec::with_capacity(64),
             zeros: Vec::new(),
         }
@@ -161,6 +168,11 @@ impl<I: Installer> Session<I> {
     /// What has been noticed since the last call.
     pub fn notices(&mut self) -> Vec<Notice> {
         std::mem::take(&mut self.notices)
+    }
+
+    /// Pages to fetch because somebody who reads in order is about to touch them. For [`Session::deliver_fill`].
+    pub fn ahead(&mut self) -> Option<Request> {
+        self.ahead.pop()
     }
 
     /// The address spaces that there are.

@@ -68,8 +68,15 @@ enum Slot {
 /// A frame that is being decoded, for those who wait.
 #[derive(Debug, Default)]
 struct Flight {
-    landed: Mutex<Option<Decoded>>,
+    landed: Mutex<Landing>,
     bell: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Landing {
+    decoded: Option<Decoded>,
+    /// Waking nobody costs a system call.
+    waiting: bool,
 }
 
 impl FrameCache {
@@ -198,8 +205,12 @@ impl Drop for Duty<'_> {
             .take()
             .unwrap_or_else(|| Err("this program failed to decode it (please report it)".into()));
         // Told first: whatever happens below, nobody waits for ever. Who comes in between is told at once.
-        *lock(&self.flight.landed) = Some(decoded.clone());
-        self.flight.bell.notify_all();
+        let mut landed = lock(&self.flight.landed);
+        landed.decoded = Some(decoded.clone());
+        if landed.waiting {
+            self.flight.bell.notify_all();
+        }
+        drop(landed);
         let mut state = self.cache.lock();
         match &decoded {
             Ok(content) => state.keep(self.key, content, self.cache.limit),
@@ -215,9 +226,10 @@ impl Flight {
     fn wait(&self) -> Decoded {
         let mut landed = lock(&self.landed);
         loop {
-            if let Some(decoded) = &*landed {
+            if let Some(decoded) = &landed.decoded {
                 return decoded.clone();
             }
+            landed.waiting = true;
             landed = self
                 .bell
                 .wait(landed)

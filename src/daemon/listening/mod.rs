@@ -23,7 +23,7 @@ use self::places::Places;
 use self::session::Common;
 use self::socket::Entrance;
 use super::attaching::{announce, options};
-use super::limits::raise_descriptors;
+use super::limits::{raise_descriptors, share_memory};
 use super::readiness::{Pidfile, ReadyDescriptor};
 use super::summary;
 use crate::cli::restore::Cli;
@@ -47,6 +47,7 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
     let kernel = |doing| move |errno| ServeError::Kernel { doing, errno };
     let guard = Guard::start().map_err(kernel("start the process that watches over this one"))?;
     raise_descriptors();
+    share_memory();
     let path = args.snapshot.clone().unwrap_or_default();
     let cache = Arc::new(FrameCache::new(args.peers.cache_size.as_u64()));
     let opened = source::open(&path, Some(Arc::clone(&cache)))?;
