@@ -43,6 +43,9 @@ pub struct Cli {
     /// Pages to install before they are touched
     #[arg(long, value_enum, default_value_t = PrefillName::None)]
     pub prefill: PrefillName,
+    /// How much is fetched, at most, before it is asked for by somebody who reads in order; 0 for nothing
+    #[arg(long, value_name = "SIZE", default_value = "1MiB")]
+    pub read_ahead: ByteSize,
     /// Threads that decode [default: one for each CPU]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub jobs: Option<u16>,

@@ -4,6 +4,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 
+use snapshot_format::PAGE_BYTES;
+
 use super::limits::raise_descriptors;
 use super::readiness::{Pidfile, ReadyDescriptor};
 use super::summary;
@@ -76,6 +78,7 @@ pub(super) fn options(args: &Cli) -> serve::Options {
             PrefillName::None => Prefill::None,
             PrefillName::All => Prefill::All,
         },
+        read_ahead: args.read_ahead.as_u64() / PAGE_BYTES,
         on_failure: match args.on_failure {
             OnFailureName::Poison => OnFailure::Poison,
             OnFailureName::Kill => OnFailure::Kill,

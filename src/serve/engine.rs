@@ -132,7 +132,7 @@ impl Engine {
             space,
             kept_by_peer,
         } = handover;
-        let mut session = Session::new(options.on_failure);
+        let mut session = Session::new(options.on_failure).reading_ahead(options.read_ahead);
         let owed = space.owes();
         let root = session.add(userfaultfd, space);
         Self {

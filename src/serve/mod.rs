@@ -58,6 +58,8 @@ pub struct Options {
     pub jobs: usize,
     /// What to install ahead.
     pub prefill: Prefill,
+    /// Most pages that are fetched before somebody asks who reads in order.
+    pub read_ahead: u64,
     /// What becomes of a page that cannot be served.
     pub on_failure: OnFailure,
     /// When asked to end: how long to go on installing what is owed.

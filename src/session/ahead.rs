@@ -12,9 +12,8 @@ use crate::space::AddressSpace;
 
 /// Most that one address space is followed in at a time: as many processors may go through different memory.
 const STREAMS: usize = 8;
-/// Pages of the first window, and of the largest.
+/// Pages of the first window.
 const FIRST: u64 = 16;
-const LARGEST: u64 = 256;
 /// Pages of one request: several threads can decode a window.
 const PIECE: u64 = 64;
 
@@ -30,8 +29,9 @@ struct Stream {
 }
 
 impl Streams {
-    /// A fault at `page` has been answered, and with it all was installed that is not owed before `next`. Returns what to fetch.
-    fn follow(&mut self, page: Addr, next: Addr) -> Option<AddrRange> {
+    /// A fault at `page` has been answered, and with it all was installed that is not owed before `next`. Returns what to fetch, of
+    /// `most` pages at most.
+    fn follow(&mut self, page: Addr, next: Addr, most: u64) -> Option<AddrRange> {
         // A page of a window that has yet to come says nothing new, one right behind it does.
         let known = self
             .0
@@ -48,7 +48,7 @@ impl Streams {
             self.0.insert(0, stream);
             return None;
         }
-        let pages = (2 * stream.window.len() / PAGE_BYTES).clamp(FIRST, LARGEST);
+        let pages = (2 * stream.window.len() / PAGE_BYTES).max(FIRST).min(most);
         let window = AddrRange::at(next, pages * PAGE_BYTES);
         self.0.insert(0, Stream { window });
         Some(window)
@@ -58,8 +58,9 @@ impl Streams {
 impl<I: Installer> Session<I> {
     /// A fault has been answered: notes what is to be fetched because of it.
     pub(super) fn look_ahead(&mut self, answered: &Request) {
+        let most = self.read_ahead;
         // Huge pages come one by one.
-        if answered.needed > 1 {
+        if answered.needed > 1 || most == 0 {
             return;
         }
         let Some(member) = self.members.get_mut(&answered.space) else {
@@ -73,7 +74,7 @@ impl<I: Installer> Session<I> {
             .space
             .next_run(behind)
             .map_or(answered.at.plus(PAGE_BYTES), |(run, _)| run.start);
-        if let Some(window) = member.streams.follow(answered.at, next) {
+        if let Some(window) = member.streams.follow(answered.at, next, most) {
             let requests = requests(&member.space, window, answered);
             // The last one is taken first.
             self.ahead.extend(requests.into_iter().rev());
@@ -111,7 +112,7 @@ mod tests {
 
     /// What is fetched, in pages, when the pages up to `next` came with the fault.
     fn follow(streams: &mut Streams, fault: u64, next: u64) -> Option<(u64, u64)> {
-        streams.follow(page(fault), page(next)).map(|window| {
+        streams.follow(page(fault), page(next), 256).map(|window| {
             let start = window.start.since(page(0)) / PAGE_BYTES;
             (start, start + window.len() / PAGE_BYTES)
         })

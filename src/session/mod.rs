@@ -124,6 +124,8 @@ pub struct Session<I> {
     notices: Vec<Notice>,
     /// Pages that are about to be touched.
     ahead: Vec<Request>,
+    /// Most pages of them at a time.
+    read_ahead: u64,
     /// Room for messages, kept between reads.
     messages: Vec<Message>,
     /// As much as a page of zeros may need, where there is no other way.
@@ -142,9 +144,17 @@ impl<I: Installer> Session<I> {
             latency: Latency::default(),
             notices: Vec::new(),
             ahead: Vec::new(),
+            read_ahead: 0,
             messages: Vec::with_capacity(64),
             zeros: Vec::new(),
         }
+    }
+
+    /// The same, which looks ahead by so many pages at most when somebody reads in order.
+    #[must_use]
+    pub fn reading_ahead(mut self, pages: u64) -> Self {
+        self.read_ahead = pages;
+        self
     }
 
     /// Adds the address space of the target itself.

@@ -114,6 +114,7 @@ fn serve(
     let options = serve::Options {
         jobs: 2,
         prefill: Prefill::None,
+        read_ahead: 0,
         on_failure,
         finish_within: PATIENCE,
         quiet: true,

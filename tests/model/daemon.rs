@@ -65,7 +65,7 @@ impl<'a> Daemon<'a> {
     pub(crate) fn new(world: World, image: &'a mut Image, now: Instant) -> Self {
         let space = owed(&world);
         let world = Rc::new(RefCell::new(world));
-        let mut session = Session::new(OnFailure::Poison);
+        let mut session = Session::new(OnFailure::Poison).reading_ahead(8);
         session.add(
             Descriptor {
                 mm: 0,
@@ -150,6 +150,9 @@ impl<'a> Daemon<'a> {
     }
 
     fn after(&mut self, id: SpaceId, turn: Turn) {
+        while let Some(request) = self.session.ahead() {
+            self.late.push(Late::Ahead(request));
+        }
         match turn {
             Turn::Idle => {
                 self.soon.remove(&id);

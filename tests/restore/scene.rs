@@ -165,6 +165,8 @@ impl Restorer {
     pub(crate) fn start(captured: &Captured, words: &[&str]) -> Self {
         let errors = captured.folder.path().join("errors");
         let mut child = Command::new(env!("CARGO_BIN_EXE_uffd-restore"))
+            // Each page is to be asked for.
+            .args(["--read-ahead", "0"])
             .arg("--snapshot")
             .arg(captured.snapshot())
             .args(["--pid", &captured.pid.to_string()])
