@@ -16,6 +16,7 @@
 //! | `ending.rs`    | the daemon is asked to end, is killed                                     |
 //! | `complete.rs`  | everything is in place, and the VMM goes on without the daemon            |
 //! | `bad_pages.rs` | pages that cannot be served                                               |
+//! | `review.rs`    | what a review found: red until it is repaired                            |
 //! | `itself.rs`    | (the peer notices what is wrong)                                          |
 //!
 //! The VMM is `tests/support/peer`: it checks each byte that it sees.
@@ -37,6 +38,7 @@ mod itself;
 mod lab;
 mod refused;
 mod removes;
+mod review;
 mod shapes;
 mod sockets;
 mod versions;

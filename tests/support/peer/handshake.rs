@@ -29,7 +29,7 @@ pub struct Manner {
     longer: i64,
     /// And its offset is another one.
     shifted: i64,
-    /// No userfaultfd, one of something else, or the same twice.
+    /// No userfaultfd, one of something else, the same twice, or one on which `UFFDIO_API` has not been called.
     descriptor: &'static str,
     /// Says this instead of regions.
     text: Option<&'static str>,
@@ -61,6 +61,7 @@ impl Manner {
                 Some("none") => "none",
                 Some("null") => "null",
                 Some("two") => "two",
+                Some("raw") => "raw",
                 Some(other) => panic!("{other}?"),
             },
             text: find("text").map(|name| match name {
@@ -128,6 +129,7 @@ impl Manner {
     ) -> io::Result<bool> {
         let text = self.json(guest);
         let null = std::fs::File::open("/dev/null")?;
+        let raw = unready();
         let (watched, surplus) = nix::unistd::pipe()?;
         let mut rest = text.as_bytes();
         for piece in 0..self.pieces {
@@ -140,6 +142,7 @@ impl Manner {
                     "uffd" => descriptors.push(uffd.as_raw_fd()),
                     "two" => descriptors.extend([uffd.as_raw_fd(); 2]),
                     "null" => descriptors.push(null.as_raw_fd()),
+                    "raw" => descriptors.push(raw.as_raw_fd()),
                     _ => {}
                 }
                 descriptors.extend((0..self.surplus).map(|_| surplus.as_raw_fd()));
@@ -205,8 +208,8 @@ fn control(descriptor: u64, request: u64, argument: &mut [u64]) {
         .unwrap_or_else(|errno| panic!("ioctl {request:#x}: {errno}"));
 }
 
-/// A userfaultfd as Firecracker makes it, with every region registered for missing pages as one range.
-pub fn userfaultfd(guest: &Guest) -> OwnedFd {
+/// A userfaultfd on which nothing has been agreed.
+fn unready() -> OwnedFd {
     let device = std::fs::File::open("/dev/userfaultfd").expect("root may open it");
     let flags = word(libc::O_CLOEXEC | libc::O_NONBLOCK);
     let number = call(
@@ -214,12 +217,19 @@ pub fn userfaultfd(guest: &Guest) -> OwnedFd {
         &[word(device.as_raw_fd()), USERFAULTFD_IOC_NEW, flags],
     )
     .expect("a userfaultfd");
+    own(i32::try_from(number).expect("a descriptor"))
+}
+
+/// A userfaultfd as Firecracker makes it, with every region registered for missing pages as one range.
+pub fn userfaultfd(guest: &Guest) -> OwnedFd {
+    let made = unready();
+    let number = word(made.as_raw_fd());
     control(number, UFFDIO_API, &mut [0xaa, EVENT_REMOVE, 0]);
     for region in &guest.regions {
         let len = (region.pages * PAGE) as u64;
         control(number, UFFDIO_REGISTER, &mut [region.address, len, 1, 0]);
     }
-    own(i32::try_from(number).expect("a descriptor"))
+    made
 }
 
 #[expect(unsafe_code, reason = "the kernel just opened it for us")]
