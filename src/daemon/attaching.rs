@@ -89,7 +89,7 @@ pub(super) fn options(args: &Cli) -> serve::Options {
 }
 
 /// Prints a line on standard output. Who reads it may be slow, or gone; the target is served nevertheless.
-pub(super) fn announce(line: String) {
+fn announce(line: String) {
     let print = move || {
         // Nobody is left to be told that nobody reads.
         let _ = tool::print(&line);

@@ -43,8 +43,16 @@ pub(super) fn done(target: &str, report: &Report, quiet: bool, json: bool) -> Re
     if json {
         return tool::print(&as_json(&DoneJson::from(report)));
     }
+    if let Some(text) = done_text(target, report, quiet) {
+        say(&text);
+    }
+    Ok(())
+}
+
+/// The same, for people; nothing if they want to hear of failures only.
+pub(super) fn done_text(target: &str, report: &Report, quiet: bool) -> Option<String> {
     if quiet && report.outcome != Outcome::Failed {
-        return Ok(());
+        return None;
     }
     let counts = &report.counts;
     let how = match report.outcome {
@@ -82,17 +90,14 @@ pub(super) fn done(target: &str, report: &Report, quiet: bool, json: bool) -> Re
         ));
     }
     parts.push(time(report.time));
-    say(&format!(
-        "uffd-restore: {target}: {how}: {}",
-        parts.join("; ")
-    ));
+    let mut text = format!("uffd-restore: {target}: {how}: {}", parts.join("; "));
     if report.outcome == Outcome::Failed {
-        say(&format!(
-            "uffd-restore: {target}: what to do: end it if it still runs (poisoned pages are SIGBUS for who touches them), \
+        text += &format!(
+            "\nuffd-restore: {target}: what to do: end it if it still runs (poisoned pages are SIGBUS for who touches them), \
              and restore again, from another copy of the snapshot if `uffd-snapshot verify` finds bad pages"
-        ));
+        );
     }
-    Ok(())
+    Some(text)
 }
 
 /// The line on standard output that says where VMMs can connect.

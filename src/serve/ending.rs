@@ -143,7 +143,12 @@ impl Engine {
             None => (&self.target, ""),
         };
         match victim.kill() {
-            Ok(()) => tell(victim, &format!("killed{others}: {why}")),
+            Ok(()) => {
+                tell(victim, &format!("killed{others}: {why}"));
+                if child.is_none() {
+                    self.killed.insert(id);
+                }
+            }
             Err(errno) => {
                 tell(
                     victim,
@@ -153,6 +158,16 @@ impl Engine {
                 );
                 self.poison_instead(id, waits);
             }
+        }
+    }
+
+    /// The process that was killed for an address space has ended, and the address space has not: it is that of another one, which
+    /// shares it, or handed over by way of the one that ended.
+    pub(super) fn outlived(&mut self, id: SpaceId) {
+        let what = "its memory belongs to another process, for which it is poisoned";
+        tell(&self.target, what);
+        if self.poison_all(id, what) {
+            self.gone(id);
         }
     }
 

@@ -49,6 +49,8 @@ pub(super) struct Engine {
     pub(super) failed: bool,
     /// Address spaces that have been given up, and are not gone yet.
     pub(super) given_up: BTreeSet<SpaceId>,
+    /// Address spaces whose process was killed.
+    pub(super) killed: BTreeSet<SpaceId>,
     pub(super) complaints: Complaints,
     /// A descriptor to give away when there are none left.
     pub(super) reserve: Option<OwnedFd>,
@@ -152,6 +154,7 @@ impl Engine {
             deadline: None,
             failed: false,
             given_up: BTreeSet::new(),
+            killed: BTreeSet::new(),
             complaints: Complaints::default(),
             reserve,
             progress: Progress::new(
@@ -298,10 +301,16 @@ impl Engine {
             let userfaultfd = self.session.installer_mut(id);
             let state = userfaultfd
                 .and_then(|userfaultfd| Installer::probe(userfaultfd, Addr::NOWHERE, PAGE_BYTES));
-            if state == Some(Stop::Gone) {
-                self.gone(id);
-            } else {
-                self.end_if_finished(id);
+            match state {
+                Some(Stop::Gone) => self.gone(id),
+                // Nothing can be done with it, and nobody is left who could need it.
+                Some(Stop::Other(_)) if self.target.has_ended() => self.gone(id),
+                // Killed for a page, and another process has the memory.
+                _ if self.killed.contains(&id) && self.target.has_ended() => {
+                    self.killed.remove(&id);
+                    self.outlived(id);
+                }
+                _ => self.end_if_finished(id),
             }
         }
     }
@@ -319,6 +328,7 @@ impl Engine {
         self.filling.forget(id);
         self.soon.remove(&id);
         self.given_up.remove(&id);
+        self.killed.remove(&id);
         let ended = self.session.end(id);
         if id == self.root
             && let Some(userfaultfd) = ended

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::mem::ManuallyDrop;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ const SERVING: u32 = 1;
 const TAKEN: u32 = 2;
 
 /// Most targets at a time.
-pub const MOST_TARGETS: usize = 1024;
+pub const MOST_TARGETS: usize = 2048;
 
 /// What both processes see.
 struct Shared {
@@ -66,6 +66,8 @@ pub struct Guard {
 #[must_use]
 pub struct Watched {
     slot: &'static Slot,
+    /// Its number stands in the slot, and must not come to mean something else before that is free.
+    _pidfd: OwnedFd,
 }
 
 impl std::fmt::Debug for Slot {
@@ -111,6 +113,7 @@ impl Guard {
     #[must_use]
     pub fn watch(&self, target: &Target) -> Option<Watched> {
         let (pidfd, namespace) = target.parts();
+        let pidfd = pidfd.try_clone_to_owned().ok()?;
         let free = |slot: &&Slot| {
             let taken =
                 slot.state
@@ -119,12 +122,15 @@ impl Guard {
         };
         let slot = self.shared.slots.iter().find(free)?;
         slot.pid.store(target.pid, Ordering::SeqCst);
-        slot.pidfd.store(pidfd, Ordering::SeqCst);
+        slot.pidfd.store(pidfd.as_raw_fd(), Ordering::SeqCst);
         let (device, inode) = namespace.unwrap_or_default();
         slot.namespace[0].store(device, Ordering::SeqCst);
         slot.namespace[1].store(inode, Ordering::SeqCst);
         slot.state.store(SERVING, Ordering::SeqCst);
-        Some(Watched { slot })
+        Some(Watched {
+            slot,
+            _pidfd: pidfd,
+        })
     }
 }
 
@@ -225,7 +231,8 @@ fn kill_who_touches(targets: &[ManuallyDrop<Target>]) -> bool {
         // SAFETY: it was open a moment ago, and nobody else uses this table any more; it is not closed here.
         let owned = unsafe { OwnedFd::from_raw_fd(descriptor) };
         let userfaultfd = ManuallyDrop::new(Userfaultfd::from(owned));
-        if userfaultfd.probe(Addr::NOWHERE, PAGE_BYTES) == Some(Stop::Gone) {
+        // One that was never made ready is of no use to anybody.
+        if let Some(Stop::Gone | Stop::Other(_)) = userfaultfd.probe(Addr::NOWHERE, PAGE_BYTES) {
             continue;
         }
         alive = true;
@@ -279,6 +286,8 @@ fn descendants(root: i32) -> Vec<i32> {
             .to_str()
             .and_then(|name| name.parse().ok());
         if let Some(pid) = pid
+            // Whoever adopts orphans may have adopted this one.
+            && i64::from(pid) != i64::from(std::process::id())
             && let Ok(stat) = crate::tracee::ThreadStat::read(pid)
             && !stat.has_ended()
         {

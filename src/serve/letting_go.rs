@@ -35,6 +35,37 @@ pub(super) fn unregister(userfaultfd: &Userfaultfd, ranges: &[AddrRange]) {
     }
 }
 
+/// Poisons whatever is missing in ranges, so that the descriptor can be closed. False if that could not be done everywhere.
+#[must_use]
+pub fn poison(userfaultfd: &Userfaultfd, ranges: &[AddrRange]) -> bool {
+    ranges.iter().all(|&range| poison_range(userfaultfd, range))
+}
+
+fn poison_range(userfaultfd: &Userfaultfd, range: AddrRange) -> bool {
+    /// An address space that changes all the time.
+    const TRIES: u32 = 20_000;
+    let (mut rest, mut tries) = (range, 0);
+    while !rest.is_empty() {
+        let outcome = userfaultfd.poison(rest);
+        rest.start = rest.start.plus(outcome.done);
+        match outcome.stop {
+            None | Some(Stop::Gone) => return true,
+            Some(Stop::Partial) => {}
+            // One that is there, or is no memory, is no zero page.
+            Some(Stop::Present | Stop::Unmapped | Stop::Fault) => {
+                rest.start = rest.start.plus(PAGE_BYTES);
+            }
+            Some(Stop::Changing | Stop::NoMemory) if tries < TRIES => {
+                tries += 1;
+                let _ = all_is_told(userfaultfd);
+                std::thread::sleep(Duration::from_micros(50));
+            }
+            Some(_) => return false,
+        }
+    }
+    true
+}
+
 fn all_is_told(userfaultfd: &Userfaultfd) -> bool {
     let mut messages = Vec::new();
     while matches!(userfaultfd.read(&mut messages), Ok(1..)) {}
@@ -49,7 +80,7 @@ fn all_is_told(userfaultfd: &Userfaultfd) -> bool {
 
 /// The kernel refuses a range as a whole if it cannot be registered in one place, such as a file mapped over it.
 fn unregister_in_parts(userfaultfd: &Userfaultfd, range: AddrRange) {
-    /// Borders of mappings are multiples of this in the ranges of huge pages, and no finer halves are taken of others.
+    /// Borders of mappings are multiples of this in the ranges of huge pages.
     const SMALLEST: u64 = 2 << 20;
     if userfaultfd.unregister(range) != Err(Errno::EINVAL) {
         return;

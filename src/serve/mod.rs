@@ -19,7 +19,7 @@ mod engine;
 mod filling;
 mod guard;
 mod kernel;
-mod letting_go;
+pub mod letting_go;
 mod poller;
 mod pool;
 mod report;

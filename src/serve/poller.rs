@@ -179,7 +179,13 @@ impl Poller {
         match &self.ending {
             Ending::Signals(signals) => come(signals),
             Ending::Told(told) => match told.read() {
-                Ok(_) => vec![Signal::SIGTERM],
+                Ok(requests) => {
+                    // Each is one of its own: the others come next time.
+                    if requests > 1 {
+                        let _ = told.write(requests - 1);
+                    }
+                    vec![Signal::SIGTERM]
+                }
                 Err(_) => Vec::new(),
             },
         }

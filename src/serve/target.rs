@@ -6,7 +6,7 @@
 
 use std::fs::{self, DirEntry, File};
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
@@ -48,8 +48,8 @@ impl Target {
     }
 
     /// The numbers that name it in another process that has the same descriptors.
-    pub(super) fn parts(&self) -> (RawFd, Option<Namespace>) {
-        (self.pidfd.as_raw_fd(), self.namespace)
+    pub(super) fn parts(&self) -> (BorrowedFd<'_>, Option<Namespace>) {
+        (self.pidfd.as_fd(), self.namespace)
     }
 
     /// The process that these numbers name.
@@ -101,6 +101,13 @@ impl Target {
             Ok(_) | Err(Errno::ESRCH) => Ok(()),
             Err(errno) => Err(errno),
         }
+    }
+
+    /// Whether it has a mapping at this address that a userfaultfd is to fill. `None` if that cannot be looked up.
+    #[must_use]
+    pub fn misses_pages_at(&self, at: Addr) -> Option<bool> {
+        let smaps = fs::read(format!("/proc/{}/smaps", self.pid)).ok()?;
+        (!smaps.is_empty()).then(|| misses_pages_in(&smaps, at))
     }
 
     /// The process that has a thread of this number, as its own pid namespace counts, which waits for a page at this address. It is
@@ -188,8 +195,12 @@ fn parent_of(namespace: &File) -> Option<File> {
 /// True when the process has a mapping at this address that a userfaultfd is to fill.
 fn misses_pages_at(pid: i32, at: Addr) -> bool {
     let smaps = fs::read(format!("/proc/{pid}/smaps")).unwrap_or_default();
+    misses_pages_in(&smaps, at)
+}
+
+fn misses_pages_in(smaps: &[u8], at: Addr) -> bool {
     let mut here = false;
-    for line in String::from_utf8_lossy(&smaps).lines() {
+    for line in String::from_utf8_lossy(smaps).lines() {
         if let Some(range) = mapping(line) {
             here = range.contains(&at.0);
         } else if here && let Some(flags) = line.strip_prefix("VmFlags:") {

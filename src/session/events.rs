@@ -51,6 +51,12 @@ impl<I: Installer> Session<I> {
         match *message {
             Message::Fault(fault) => {
                 self.counts.faults += 1;
+                if fault.write_protect {
+                    let what =
+                        "its memory is registered for write protection, which is not supported";
+                    self.break_down(id, what.to_owned());
+                    return true;
+                }
                 let page = fault.address.page(member.page_bytes(fault.address));
                 member.waiting.note(page, &fault, now);
                 return false;

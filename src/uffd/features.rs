@@ -25,6 +25,8 @@ impl Features {
             | abi::UFFD_FEATURE_EVENT_REMOVE
             | abi::UFFD_FEATURE_EVENT_UNMAP,
     );
+    /// Children are told of, each with a descriptor.
+    pub const FORK: Self = Self(abi::UFFD_FEATURE_EVENT_FORK);
     /// Faults say which thread it was.
     pub const THREAD_ID: Self = Self(abi::UFFD_FEATURE_THREAD_ID);
     /// Shared memory.

@@ -1,25 +1,32 @@
 //! Who is there: connections are taken, signals passed on, the end awaited.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::Signal;
 
 use super::session::{self, Common};
 use super::socket::Entrance;
 use crate::serve::{EndingSignals, Outcome, ServeError};
-use crate::terminal::say;
 
 /// VMMs that may be in the hall without being served: they are about to hand over, or have and wait for a place.
 const HANDING_OVER: usize = 64;
+
+/// A VMM that has connected hands over in less, when nobody waits for it.
+const AT_ONCE: Duration = Duration::from_millis(250);
+/// How soon to look again whether there is room.
+const AGAIN: u8 = 50;
 
 /// How many, and how long.
 #[derive(Debug, Clone, Copy)]
@@ -43,12 +50,27 @@ pub(super) struct Hall {
     served: u64,
     failed: bool,
     asked_to_end: bool,
+    /// Those for whom there was no thread or no descriptor yet.
+    waiting: VecDeque<UnixStream>,
+    /// Most that there are descriptors for.
+    most: usize,
+    complained: bool,
 }
 
 struct Session {
     thread: JoinHandle<()>,
     /// Asks it to end.
     told: Arc<EventFd>,
+    stream: Arc<UnixStream>,
+    began: Instant,
+    /// It has handed over.
+    received: Arc<AtomicBool>,
+}
+
+impl Session {
+    fn is_handing_over(&self) -> bool {
+        !self.received.load(Ordering::Relaxed)
+    }
 }
 
 /// How a session says that it is over.
@@ -70,6 +92,20 @@ impl Drop for Farewell {
         let _ = self.leaving.over.send((self.number, self.outcome));
         let _ = self.leaving.bell.write(1);
     }
+}
+
+/// A session has up to seven descriptors; others are for the program itself.
+fn most_by_descriptors() -> usize {
+    const EACH: u64 = 8;
+    const OWN: u64 = 32;
+    let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+    usize::try_from(soft.saturating_sub(OWN) / EACH)
+        .unwrap_or(usize::MAX)
+        .max(1)
+}
+
+fn is_readable(what: PollFd<'_>) -> bool {
+    poll(&mut [what], PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 fn bell() -> Result<EventFd, Errno> {
@@ -101,6 +137,9 @@ impl Hall {
             served: 0,
             failed: false,
             asked_to_end: false,
+            waiting: VecDeque::new(),
+            most: most_by_descriptors(),
+            complained: false,
         })
     }
 
@@ -119,12 +158,13 @@ impl Hall {
             {
                 self.close(entrance);
             }
-            if entrance.is_none() && self.sessions.is_empty() {
+            if entrance.is_none() && self.sessions.is_empty() && self.waiting.is_empty() {
                 break;
             }
             self.wait(entrance.as_ref());
             self.pass_on_signals();
             self.see_off();
+            self.try_again();
             if let Some(entrance) = &entrance {
                 self.let_in(entrance);
             }
@@ -140,7 +180,23 @@ impl Hall {
 
     /// Who cannot be let in stays in the socket's queue. Who has handed over nothing yet takes nobody's place.
     fn has_room(&self) -> bool {
-        self.sessions.len() < self.limits.sessions + HANDING_OVER
+        let most = (self.limits.sessions + HANDING_OVER).min(self.most);
+        self.waiting.is_empty() && self.sessions.len() < most
+    }
+
+    /// When there is no room, who takes his time to hand over has to make some: a VMM hands over at once. True if it may help to
+    /// look again soon.
+    fn make_room(&self) -> bool {
+        let slow = self
+            .sessions
+            .values()
+            .find(|session| session.is_handing_over());
+        let Some(slow) = slow else { return false };
+        if slow.began.elapsed() > AT_ONCE {
+            // Its thread finds that nothing more comes.
+            let _ = slow.stream.shutdown(Shutdown::Both);
+        }
+        true
     }
 
     fn wait(&self, entrance: Option<&Entrance>) {
@@ -148,11 +204,20 @@ impl Hall {
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.leaving.bell.as_fd(), PollFlags::POLLIN),
         ];
-        if let Some(entrance) = entrance.filter(|_| self.has_room()) {
-            waited.push(PollFd::new(entrance.as_fd(), PollFlags::POLLIN));
+        let mut most = PollTimeout::NONE;
+        if let Some(entrance) = entrance {
+            let knocks = PollFd::new(entrance.as_fd(), PollFlags::POLLIN);
+            if self.has_room() {
+                waited.push(knocks);
+            } else if is_readable(knocks) && self.make_room() {
+                most = PollTimeout::from(AGAIN);
+            }
+        }
+        if !self.waiting.is_empty() {
+            most = PollTimeout::from(AGAIN);
         }
         // Interrupted or not, what there is to do is looked at afterwards.
-        let _ = poll(&mut waited, PollTimeout::NONE);
+        let _ = poll(&mut waited, most);
     }
 
     fn let_in(&mut self, entrance: &Entrance) {
@@ -162,7 +227,7 @@ impl Hall {
                 Ok(None) => return,
                 Err(error) => {
                     // No descriptors, no memory: others may give some back.
-                    say(&format!("uffd-restore: cannot take a connection: {error}"));
+                    self.complain(&format!("cannot take a connection: {error}"));
                     thread::sleep(Duration::from_millis(100));
                     return;
                 }
@@ -181,39 +246,63 @@ impl Hall {
         }
     }
 
-    /// Begins a session.
+    /// Begins a session, or does so when there are a thread and descriptors for it.
     pub(super) fn admit(&mut self, stream: UnixStream) {
+        let stream = Arc::new(stream);
+        if let Err(why) = self.begin(&stream) {
+            self.complain(&format!("{why}; a VMM has to wait"));
+            // Nothing else holds it.
+            self.waiting.extend(Arc::into_inner(stream));
+        }
+    }
+
+    fn try_again(&mut self) {
+        if let Some(stream) = self.waiting.pop_front() {
+            self.admit(stream);
+        }
+    }
+
+    fn begin(&mut self, stream: &Arc<UnixStream>) -> Result<(), String> {
         let number = self.next;
-        self.next += 1;
-        let told = match bell() {
-            Ok(told) => Arc::new(told),
-            Err(errno) => {
-                let why = format!("cannot wait for events: {errno}");
-                return self.common.log.refused(None, &why);
-            }
-        };
+        let told = bell().map_err(|errno| format!("cannot wait for events: {errno}"))?;
+        let told = Arc::new(told);
         let common = Arc::clone(&self.common);
         let farewell = Farewell {
             leaving: self.leaving.clone(),
             number,
             outcome: None,
         };
-        let its = Arc::clone(&told);
+        let received = Arc::new(AtomicBool::new(false));
+        let (its_bell, its_stream, its_state) =
+            (Arc::clone(&told), Arc::clone(stream), Arc::clone(&received));
         let thread = thread::Builder::new()
             .name(format!("vmm-{number}"))
             .spawn(move || {
                 // As a whole: it is dropped, and so sent, when the thread ends.
                 let mut farewell = farewell;
-                farewell.outcome = session::run(&common, number, &stream, its);
+                let stream = its_stream;
+                farewell.outcome = session::run(&common, number, &stream, its_bell, || {
+                    its_state.store(true, Ordering::Relaxed);
+                });
             });
-        match thread {
-            Ok(thread) => {
-                self.sessions.insert(number, Session { thread, told });
-            }
-            Err(error) => {
-                let why = format!("cannot start a thread: {error}");
-                self.common.log.refused(None, &why);
-            }
+        let thread = thread.map_err(|error| format!("cannot start a thread: {error}"))?;
+        self.next += 1;
+        let session = Session {
+            thread,
+            told,
+            stream: Arc::clone(stream),
+            began: Instant::now(),
+            received,
+        };
+        self.sessions.insert(number, session);
+        Ok(())
+    }
+
+    /// Once: it may be so for long.
+    fn complain(&mut self, what: &str) {
+        if !self.complained {
+            self.complained = true;
+            self.common.log.text(what);
         }
     }
 
@@ -223,10 +312,16 @@ impl Hall {
             if self.asked_to_end && signal == Signal::SIGHUP {
                 continue;
             }
-            if !self.asked_to_end && !self.common.log.quiet {
+            if self.asked_to_end {
+                for session in self.sessions.values() {
+                    if session.is_handing_over() {
+                        let _ = session.stream.shutdown(Shutdown::Both);
+                    }
+                }
+            } else if !self.common.log.is_quiet() {
                 let count = self.sessions.len() as u64;
-                say(&format!(
-                    "uffd-restore: asked to end: no more connections are taken, {} left",
+                self.common.log.text(&format!(
+                    "asked to end: no more connections are taken, {} left",
                     crate::tool::counted(count, "VMM")
                 ));
             }

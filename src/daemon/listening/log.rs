@@ -1,5 +1,12 @@
 //! What is said about VMMs that come and go: lines for people, or JSON.
 
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::Serialize;
 
 use crate::serve::{Report, Target};
@@ -9,16 +16,93 @@ use crate::tool;
 
 use super::super::summary;
 
-/// How to say it.
-#[derive(Debug, Clone, Copy)]
+/// Lines that may wait for who reads them. More are lost, and counted: nobody's memory waits for that.
+const LINES: usize = 10_000;
+/// How long the last lines may take in the end.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
+/// How to say it. What is said is written by a thread of its own: who reads it may be slow, or have stopped.
+#[derive(Debug, Clone)]
 pub(super) struct Log {
-    pub(super) json: bool,
-    pub(super) quiet: bool,
+    json: bool,
+    quiet: bool,
+    lines: Sender<Line>,
+    lost: Arc<AtomicU64>,
+    written: Receiver<()>,
+}
+
+#[derive(Debug)]
+enum Line {
+    /// For standard output.
+    Data(String),
+    /// For standard error.
+    Text(String),
 }
 
 impl Log {
+    /// Starts the thread.
+    pub(super) fn start(json: bool, quiet: bool) -> io::Result<Self> {
+        let (lines, to_write) = bounded::<Line>(LINES);
+        let (done, written) = bounded(1);
+        let lost = Arc::new(AtomicU64::new(0));
+        let unsaid = Arc::clone(&lost);
+        let writer = thread::Builder::new().name("log".into());
+        let writer = writer.spawn(move || {
+            for line in to_write {
+                match unsaid.swap(0, Ordering::Relaxed) {
+                    0 => {}
+                    lost => say(&format!("({lost} lines before this one are lost)")),
+                }
+                match line {
+                    // Nobody is left to be told that nobody reads.
+                    Line::Data(line) => drop(tool::print(&line)),
+                    Line::Text(line) => say(&line),
+                }
+            }
+            let _ = done.send(());
+        });
+        drop(writer?);
+        Ok(Self {
+            json,
+            quiet,
+            lines,
+            lost,
+            written,
+        })
+    }
+
+    /// Waits until all has been written, if that does not take for ever.
+    pub(super) fn finish(self) {
+        let Self { lines, written, .. } = self;
+        drop(lines);
+        let _ = written.recv_timeout(LAST_LINES);
+    }
+
+    /// True if people do not want to hear of what goes well.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
+    /// A line for people.
+    pub(super) fn text(&self, text: &str) {
+        self.put(Line::Text(format!("uffd-restore: {text}")));
+    }
+
+    fn put(&self, line: Line) {
+        if self.lines.try_send(line).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// VMMs can connect.
+    pub(super) fn listening(&self, socket: &str, snapshot: &str, bytes: u64) {
+        self.put(Line::Data(summary::listening(
+            socket, snapshot, bytes, self.json,
+        )));
+    }
+
     /// A VMM is being served.
-    pub(super) fn serving(self, who: &Who, owed: u64, regions: usize) {
+    pub(super) fn serving(&self, who: &Who, owed: u64, regions: usize) {
         if self.json {
             self.print(&Serving {
                 event: "serving",
@@ -29,8 +113,8 @@ impl Log {
                 regions,
             });
         } else if !self.quiet {
-            say(&format!(
-                "uffd-restore: {}: serving {} in {}",
+            self.text(&format!(
+                "{}: serving {} in {}",
                 who.text,
                 summary::size(owed),
                 tool::counted(regions as u64, "region"),
@@ -39,20 +123,20 @@ impl Log {
     }
 
     /// It is over.
-    pub(super) fn done(self, who: &Who, report: &Report) {
+    pub(super) fn done(&self, who: &Who, report: &Report) {
         if self.json {
             self.print(&Done {
                 session: who.session,
                 pid: who.pid,
                 rest: summary::DoneJson::from(report),
             });
-        } else {
-            let _ = summary::done(&who.text, report, self.quiet, false);
+        } else if let Some(text) = summary::done_text(&who.text, report, self.quiet) {
+            self.put(Line::Text(text));
         }
     }
 
     /// One is not served.
-    pub(super) fn refused(self, pid: Option<i32>, why: &str) {
+    pub(super) fn refused(&self, pid: Option<i32>, why: &str) {
         if self.json {
             self.print(&Refused {
                 event: "refused",
@@ -61,12 +145,12 @@ impl Log {
             });
         } else {
             let who = pid.map_or_else(|| "a peer".to_owned(), |pid| format!("process {pid}"));
-            say(&format!("uffd-restore: {who} is not served: {why}"));
+            self.text(&format!("{who} is not served: {why}"));
         }
     }
 
     /// All is over.
-    pub(super) fn end(self, sessions: u64, cache: CacheCounts) {
+    pub(super) fn end(&self, sessions: u64, cache: CacheCounts) {
         if self.json {
             self.print(&End {
                 event: "end",
@@ -75,8 +159,8 @@ impl Log {
                 cache_hits: cache.hits,
             });
         } else if !self.quiet {
-            say(&format!(
-                "uffd-restore: {} served; {} decoded, {} more times taken from memory",
+            self.text(&format!(
+                "{} served; {} decoded, {} more times taken from memory",
                 tool::counted(sessions, "VMM"),
                 tool::counted(cache.decodes, "frame"),
                 cache.hits,
@@ -84,9 +168,8 @@ impl Log {
         }
     }
 
-    fn print(self, value: &impl Serialize) {
-        // Nobody is left to be told that nobody reads.
-        let _ = tool::print(&summary::as_json(value));
+    fn print(&self, value: &impl Serialize) {
+        self.put(Line::Data(summary::as_json(value)));
     }
 }
 

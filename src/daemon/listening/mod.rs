@@ -22,10 +22,9 @@ use self::log::Log;
 use self::places::Places;
 use self::session::Common;
 use self::socket::Entrance;
-use super::attaching::{announce, options};
+use super::attaching::options;
 use super::limits::{raise_descriptors, share_memory};
 use super::readiness::{Pidfile, ReadyDescriptor};
-use super::summary;
 use crate::cli::restore::Cli;
 use crate::failure::Failure;
 use crate::serve::{self, EndingSignals, Guard, Outcome, ServeError, Workers};
@@ -64,10 +63,7 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
         Some(listen) => Some((Entrance::open(listen, &args.peers)?, listen.to_string())),
         None => None,
     };
-    let log = Log {
-        json: args.json,
-        quiet: args.quiet,
-    };
+    let log = Log::start(args.json, args.quiet).map_err(ServeError::Thread)?;
     let limits = Limits {
         sessions: usize::from(args.peers.max_sessions),
         once: args.peers.once || peer.is_some(),
@@ -81,7 +77,8 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
         options,
         allowed_uids: args.peers.allow_uids.clone(),
         handshake_timeout: args.peers.handshake_timeout,
-        log,
+        doubts_owner: peer.is_some(),
+        log: log.clone(),
     };
     let mut hall = Hall::new(common, signals, limits)?;
     let where_to = entrance.as_ref().map(|(_, name)| printable(name));
@@ -93,11 +90,13 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
     }
     if let Some(name) = where_to {
         let path = printable(&path.display().to_string());
-        announce(summary::listening(&name, &path, bytes, args.json));
+        log.listening(&name, &path, bytes);
     }
     let outcome = hall.run(entrance.map(|(entrance, _)| entrance));
     drop(pidfile);
     log.end(hall.served(), cache.counts());
+    drop(hall);
+    log.finish();
     Ok(match outcome {
         Some(Outcome::Complete | Outcome::TargetEnded) => ExitCode::SUCCESS,
         Some(Outcome::Failed) | None => ExitCode::FAILURE,

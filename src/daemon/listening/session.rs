@@ -2,24 +2,30 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::EventFd;
+use snapshot_format::PAGE_BYTES;
 
 use super::log::{Log, Who};
 use super::places::Places;
-use crate::addr::AddrRange;
+use crate::addr::{Addr, AddrRange};
 use crate::handover::firecracker::{self, Region};
 use crate::handover::peer::Credentials;
-use crate::handover::receive::{HandshakeError, Received, Refused};
-use crate::serve::{Guard, Handover, Options, Orders, Outcome, Server, Target, Workers};
+use crate::handover::receive::{self, HandshakeError, Received, Refused};
+use crate::serve::{
+    Guard, Handover, Options, Orders, Outcome, Server, Target, Workers, letting_go,
+};
 use crate::source::PageSource;
 use crate::space::AddressSpace;
-use crate::uffd::Userfaultfd;
+use crate::uffd::{Features, Stop, Userfaultfd};
 
 /// How long the memory of a process that was killed may take to be given back.
 const END_OF_A_PROCESS: Duration = Duration::from_secs(30);
+/// Longer than any hand-over.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What all sessions have in common.
 pub(super) struct Common {
@@ -32,57 +38,93 @@ pub(super) struct Common {
     pub(super) options: Options,
     pub(super) allowed_uids: Vec<u32>,
     pub(super) handshake_timeout: Duration,
+    /// The peer may not be the one who made the socket.
+    pub(super) doubts_owner: bool,
     pub(super) log: Log,
 }
 
-/// Serves the VMM at the other end of a connection. `told` asks to end. `None` if it was not served.
+/// Serves the VMM at the other end of a connection. `told` asks to end; `received` is called when it has handed over. `None` if it was
+/// not served.
 pub(super) fn run(
     common: &Common,
     number: u64,
     stream: &UnixStream,
     told: Arc<EventFd>,
+    received: impl FnOnce(),
 ) -> Option<Outcome> {
     let target = known(common, stream)?;
-    let deadline = Instant::now() + common.handshake_timeout;
-    let received = match firecracker::receive(stream, deadline) {
-        Ok(received) => received,
-        Err(Refused { error, descriptors }) => {
-            // Those that were lost were closed by the kernel: what is missing reads as zeros.
-            let lost = matches!(error, HandshakeError::DescriptorsLost);
-            if lost {
-                let _ = target.kill();
-            }
-            refuse(common.log, &target, descriptors, &error.to_string());
+    // From now on it may have handed over, and must not outlive this program.
+    let Some(watched) = common.guard.watch(&target) else {
+        let why = "too many VMMs are here, or no descriptors are left (ulimit -n): it was killed";
+        let _ = target.kill();
+        common.log.refused(Some(target.pid), why);
+        return None;
+    };
+    let handed_over = match catch_unwind(AssertUnwindSafe(|| take_over(common, stream, &target))) {
+        Ok(handed_over) => handed_over?,
+        Err(_) => {
+            let _ = target.kill();
+            let why = "this program failed (please report it): it was killed";
+            common.log.refused(Some(target.pid), why);
             return None;
         }
     };
-    let (space, server) = match prepare(common, &received, told) {
+    received();
+    let its_own = handed_over.message.first().map(|region| region.base);
+    let is_foreign = |at| target.misses_pages_at(at) == Some(false);
+    if common.doubts_owner && its_own.is_some_and(is_foreign) {
+        let why = "the VMM must make the socket pair itself, or connect itself: the kernel names who made it";
+        refuse(common, &target, handed_over, why);
+        return None;
+    }
+    let (space, server) = match prepare(common, &handed_over, told) {
         Ok(prepared) => prepared,
         Err(why) => {
-            refuse(common.log, &target, vec![received.userfaultfd], &why);
+            refuse(common, &target, handed_over, &why);
             return None;
         }
     };
     let place = common.places.take();
-    let Some(watched) = common.guard.watch(&target) else {
-        let why = "too many VMMs are served already";
-        refuse(common.log, &target, vec![received.userfaultfd], why);
-        return None;
-    };
     let who = Who::new(number, &target);
-    let (owed, regions) = (space.owes(), received.message.len());
+    let (owed, regions) = (space.owes(), handed_over.message.len());
     let handover = Handover {
         target,
-        userfaultfd: Userfaultfd::from(received.userfaultfd),
+        kept_by_peer: ranges(&handed_over.message),
+        userfaultfd: Userfaultfd::from(handed_over.userfaultfd),
         space,
-        kept_by_peer: ranges(&received.message),
     };
-    let report = server.serve(handover, || {
-        common.log.serving(&who, owed, regions);
-    });
+    let report = server.serve(handover, || common.log.serving(&who, owed, regions));
     drop((watched, place));
     common.log.done(&who, &report);
     Some(report.outcome)
+}
+
+/// What it hands over.
+fn take_over(
+    common: &Common,
+    stream: &UnixStream,
+    target: &Target,
+) -> Option<Received<Vec<Region>>> {
+    let now = Instant::now();
+    // Later than anybody lives.
+    let deadline = now.checked_add(common.handshake_timeout.min(LONGEST));
+    match firecracker::receive(stream, deadline.unwrap_or(now)) {
+        Ok(received) => Some(received),
+        Err(Refused { error, descriptors }) => {
+            // Those that were lost were closed by the kernel: what is missing reads as zeros.
+            let lost = matches!(error, HandshakeError::DescriptorsLost);
+            if lost || !descriptors.is_empty() {
+                end(common, target, &error.to_string());
+                if !target.ends_within(END_OF_A_PROCESS) {
+                    // As long as it lives it must not read zeros.
+                    std::mem::forget(descriptors);
+                }
+            } else {
+                common.log.refused(Some(target.pid), &error.to_string());
+            }
+            None
+        }
+    }
 }
 
 /// Who it is, if it may be served.
@@ -107,6 +149,7 @@ fn prepare(
     received: &Received<Vec<Region>>,
     told: Arc<EventFd>,
 ) -> Result<(AddressSpace, Server), String> {
+    check(&received.userfaultfd)?;
     let space = firecracker::address_space(&received.message, common.pages)
         .map_err(|error| error.to_string())?;
     let server = Server::prepare(
@@ -118,6 +161,24 @@ fn prepare(
     Ok((space, server.map_err(|error| error.to_string())?))
 }
 
+/// A userfaultfd that can be used, and tells of nothing that would cost the others.
+fn check(userfaultfd: &OwnedFd) -> Result<(), String> {
+    let events = receive::features(userfaultfd).unwrap_or_default();
+    if events.has(Features::FORK) {
+        return Err(
+            "its userfaultfd tells of forks, and each would take a descriptor from the other VMMs: no VMM that is known asks for that"
+                .into(),
+        );
+    }
+    let userfaultfd = userfaultfd.try_clone().map_err(|error| error.to_string())?;
+    match Userfaultfd::from(userfaultfd).probe(Addr::NOWHERE, PAGE_BYTES) {
+        Some(Stop::Other(errno)) => Err(format!(
+            "its userfaultfd cannot be used ({errno}): it was not made ready (UFFDIO_API)"
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn ranges(regions: &[Region]) -> Vec<AddrRange> {
     regions
         .iter()
@@ -125,22 +186,40 @@ fn ranges(regions: &[Region]) -> Vec<AddrRange> {
         .collect()
 }
 
-/// A VMM is not served. If it has handed over its userfaultfd, it waits for pages that nobody will bring, or, if it has kept
-/// no descriptor of its own, would find zeros in their place once ours is closed: it is killed before that.
-fn refuse(log: Log, peer: &Target, userfaultfds: Vec<OwnedFd>, why: &str) {
-    if userfaultfds.is_empty() {
-        log.refused(Some(peer.pid), why);
-        return;
+/// A VMM that has handed over is not served. It waits for pages that nobody will bring, or, if it has kept no descriptor of its own,
+/// would find zeros in their place once ours is closed: it is killed before that. If the memory is not that of the process which
+/// connected (another one made the socket), nobody is killed, and the memory is poisoned.
+fn refuse(common: &Common, peer: &Target, received: Received<Vec<Region>>, why: &str) {
+    let is_its_own = received
+        .message
+        .first()
+        .and_then(|region| peer.misses_pages_at(region.base));
+    let userfaultfd = Userfaultfd::from(received.userfaultfd);
+    if is_its_own != Some(false) {
+        end(common, peer, why);
+        if peer.ends_within(END_OF_A_PROCESS) {
+            return;
+        }
+    } else {
+        let why = format!(
+            "{why}; its memory is not that of process {}, and was poisoned",
+            peer.pid
+        );
+        common.log.refused(Some(peer.pid), &why);
     }
-    match peer.kill() {
-        Ok(()) => log.refused(Some(peer.pid), &format!("{why}; it was killed, for it cannot run without its memory")),
-        Err(errno) => log.refused(
-            Some(peer.pid),
-            &format!("{why}; it cannot be killed ({errno}: CAP_KILL is needed): end it, it waits for its memory"),
-        ),
-    }
-    if !peer.ends_within(END_OF_A_PROCESS) {
+    if !letting_go::poison(&userfaultfd, &ranges(&received.message)) {
         // As long as it lives it must not read zeros.
-        std::mem::forget(userfaultfds);
+        std::mem::forget(userfaultfd);
     }
+}
+
+/// Kills it, and says so.
+fn end(common: &Common, peer: &Target, why: &str) {
+    let then = match peer.kill() {
+        Ok(()) => "it was killed, for it cannot run without its memory".to_owned(),
+        Err(errno) => format!("it cannot be killed ({errno}: CAP_KILL is needed): end it"),
+    };
+    common
+        .log
+        .refused(Some(peer.pid), &format!("{why}; {then}"));
 }

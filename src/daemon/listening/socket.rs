@@ -1,23 +1,29 @@
 //! Where VMMs come in: a socket of our own, or one that was inherited.
 #![expect(unsafe_code, reason = "descriptors that are inherited come as numbers")]
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::socket::{AddressFamily, SockType, SockaddrLike, SockaddrStorage};
-use nix::sys::socket::{getsockname, getsockopt, sockopt};
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, FcntlArg, FdFlag, OFlag, fcntl, openat, renameat};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrLike, SockaddrStorage};
+use nix::sys::socket::{UnixAddr, connect, getsockname, getsockopt, socket, sockopt};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat, mkdirat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, geteuid, unlinkat};
 
 use crate::cli::restore::{Listen, Peers};
 use crate::failure::Failure;
 
 /// The first descriptor that a service manager passes: `SD_LISTEN_FDS_START` of sd_listen_fds(3).
 const FIRST_OF_SYSTEMD: RawFd = 3;
+
+/// `sun_path` of unix(7), without the NUL at its end.
+const LONGEST_NAME: usize = 107;
 
 /// How often, and in what distance, it is looked whether somebody still listens.
 const LOOKS: u32 = 20;
@@ -169,38 +175,82 @@ fn is_unix_stream(socket: &OwnedFd) -> bool {
 }
 
 /// Makes a socket. Under its own name it appears with its rights and its owner, not before.
+///
+/// It is made in a folder of our own, which is known by a descriptor: the folder that it is to be in may belong to the one whom it
+/// is for, who could put something else in the place of what is about to be given away.
 fn bind(path: &Path, peers: &Peers) -> Result<(UnixListener, Name), Failure> {
-    make_room(path)?;
+    const SOCKET: &str = "socket";
+    let option = format!("--listen {}", path.display());
     let failed = |doing| Failure::io(doing, path);
+    if path.as_os_str().len() > LONGEST_NAME {
+        let most = "the name of a socket has at most 107 bytes: choose a shorter one";
+        return Err(usage(&option, most));
+    }
     let name = path
         .file_name()
-        .ok_or_else(|| usage("--listen", "this is not the name of a file"))?;
-    let hidden = path.with_file_name(format!(".{}", std::process::id()));
-    // A name from which a program with the same number, killed, could not remove it.
-    let _ = fs::remove_file(&hidden);
-    let listener = UnixListener::bind(&hidden).map_err(|error| {
-        if error.kind() == io::ErrorKind::InvalidInput {
-            let most = "the name of a socket has at most 107 bytes: choose a shorter one";
-            return usage(&format!("--listen {}", path.display()), most);
-        }
-        failed("make the socket")(error)
-    })?;
-    let made = (|| {
-        fs::set_permissions(&hidden, fs::Permissions::from_mode(peers.socket_mode))
-            .map_err(failed("set the rights of the socket"))?;
-        if let Some((user, group)) = peers.socket_owner {
-            chown(&hidden, Some(user), Some(group))
-                .map_err(failed("set the owner of the socket"))?;
-        }
-        fs::rename(&hidden, path.with_file_name(name)).map_err(failed("name the socket"))?;
-        identity(path)
-            .ok_or_else(|| failed("find the socket")(io::Error::from(io::ErrorKind::NotFound)))
-    })();
-    let identity = made.inspect_err(|_| {
-        let _ = fs::remove_file(&hidden);
-    })?;
+        .ok_or_else(|| usage(&option, "this is not the name of a file"))?;
+    make_room(path)?;
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let folder = File::open(parent).map_err(failed("open the folder of the socket"))?;
+    let own = OwnFolder::make(&folder).map_err(failed("make a folder beside the socket"))?;
+    let inside = format!("/proc/self/fd/{}/{SOCKET}", own.folder.as_raw_fd());
+    let listener = UnixListener::bind(&inside).map_err(failed("make the socket"))?;
+    let errno = |doing| move |errno: Errno| Failure::io(doing, path)(io::Error::from(errno));
+    let mode = Mode::from_bits_truncate(peers.socket_mode);
+    fchmodat(&own.folder, SOCKET, mode, FchmodatFlags::FollowSymlink)
+        .map_err(errno("set the rights of the socket"))?;
+    if let Some((user, group)) = peers.socket_owner {
+        let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+        let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+        fchownat(&own.folder, SOCKET, Some(user), Some(group), flags)
+            .map_err(errno("set the owner of the socket"))?;
+    }
+    let identity = identity(Path::new(&inside))
+        .ok_or_else(|| failed("find the socket")(io::Error::from(io::ErrorKind::NotFound)))?;
+    renameat(&own.folder, SOCKET, &folder, name).map_err(errno("name the socket"))?;
     let path = path.to_path_buf();
     Ok((listener, Name { path, identity }))
+}
+
+/// A folder that nobody else can change, inside of another one. It is removed in the end.
+struct OwnFolder<'a> {
+    folder: OwnedFd,
+    name: String,
+    outer: &'a File,
+}
+
+impl<'a> OwnFolder<'a> {
+    fn make(outer: &'a File) -> io::Result<Self> {
+        let number = getrandom::u64().map_err(io::Error::other)?;
+        let name = format!(".uffd-restore.{number:016x}");
+        mkdirat(outer, name.as_str(), Mode::S_IRWXU)?;
+        let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
+        let folder = openat(outer, name.as_str(), flags, Mode::empty())?;
+        let made = Self {
+            folder,
+            name,
+            outer,
+        };
+        // Somebody may have put another one in its place.
+        let found = fstat(&made.folder)?;
+        let private = found.st_mode & 0o077 == 0;
+        if found.st_uid != geteuid().as_raw() || !private {
+            return Err(io::Error::other(
+                "somebody else changes it: choose another folder",
+            ));
+        }
+        Ok(made)
+    }
+}
+
+impl Drop for OwnFolder<'_> {
+    fn drop(&mut self) {
+        let _ = unlinkat(&self.folder, "socket", UnlinkatFlags::NoRemoveDir);
+        let _ = unlinkat(self.outer, self.name.as_str(), UnlinkatFlags::RemoveDir);
+    }
 }
 
 /// A socket that nobody listens to any more is replaced, anything else is not.
@@ -217,7 +267,7 @@ fn make_room(path: &Path) -> Result<(), Failure> {
     }
     // The second process of one that was killed a moment ago takes a moment to notice.
     for _ in 0..LOOKS {
-        if UnixStream::connect(path).is_err() {
+        if !somebody_listens(path) {
             return Ok(());
         }
         std::thread::sleep(BETWEEN_LOOKS);
@@ -226,6 +276,21 @@ fn make_room(path: &Path) -> Result<(), Failure> {
         &option,
         "another program listens there: end it, or choose another",
     ))
+}
+
+/// Without waiting for a place in its queue.
+fn somebody_listens(path: &Path) -> bool {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let Ok(socket) = socket(AddressFamily::Unix, SockType::Stream, flags, None) else {
+        return true;
+    };
+    let Ok(address) = UnixAddr::new(path) else {
+        return false;
+    };
+    matches!(
+        connect(socket.as_raw_fd(), &address),
+        Ok(()) | Err(Errno::EAGAIN | Errno::EINPROGRESS)
+    )
 }
 
 fn identity(path: &Path) -> Option<(u64, u64)> {
@@ -241,6 +306,7 @@ fn usage(option: &str, why: &str) -> Failure {
 mod tests {
     use super::*;
     use clap::Parser;
+    use std::os::unix::fs::PermissionsExt;
 
     fn peers(words: &[&str]) -> Peers {
         let words = [&["x", "--snapshot", "s", "--listen", "l"], words].concat();
