@@ -129,7 +129,7 @@ impl Manner {
     ) -> io::Result<bool> {
         let text = self.json(guest);
         let null = std::fs::File::open("/dev/null")?;
-        let raw = unready();
+        let raw = (self.descriptor == "raw").then(unready);
         let (watched, surplus) = nix::unistd::pipe()?;
         let mut rest = text.as_bytes();
         for piece in 0..self.pieces {
@@ -142,7 +142,7 @@ impl Manner {
                     "uffd" => descriptors.push(uffd.as_raw_fd()),
                     "two" => descriptors.extend([uffd.as_raw_fd(); 2]),
                     "null" => descriptors.push(null.as_raw_fd()),
-                    "raw" => descriptors.push(raw.as_raw_fd()),
+                    "raw" => descriptors.extend(raw.as_ref().map(AsRawFd::as_raw_fd)),
                     _ => {}
                 }
                 descriptors.extend((0..self.surplus).map(|_| surplus.as_raw_fd()));
