@@ -9,14 +9,19 @@ use crate::addr::Addr;
 use crate::session::{Block, Request, SpaceId, Turn};
 use crate::space::AddressSpace;
 
-/// Pages of one request, where frames are not larger: 256 KiB are installed in about 100 µs, and no fault waits longer for that.
-const PAGES: u64 = 64;
+/// Pages of one request, where frames are not larger: 128 KiB are installed in about 50 µs, and no fault waits longer for that.
+const PAGES: u64 = 32;
+/// Requests for who reads in order that are under way at a time: each takes room, and there may be many VMs.
+const READERS: usize = 2;
 
 /// What has been fetched ahead, and what is being fetched.
 #[derive(Debug, Default)]
 pub(super) struct Filling {
     fetched: VecDeque<(Request, Block)>,
     under_way: usize,
+    /// What is to be asked for, for who reads in order, and how much of it is under way.
+    ahead: VecDeque<Request>,
+    ahead_under_way: usize,
     /// For each address space, how far its memory has been asked for in this round, and how many requests are out.
     rounds: BTreeMap<SpaceId, Round>,
     /// The space asked for last: each gets its turn.
@@ -54,6 +59,7 @@ impl Filling {
     }
 
     pub(super) fn forget(&mut self, space: SpaceId) {
+        self.ahead.retain(|request| request.space != space);
         self.rounds.remove(&space);
     }
 
@@ -87,7 +93,9 @@ impl Engine {
             Turn::Gone => self.gone(space),
         }
         if done {
-            if !request.ahead {
+            if request.ahead {
+                self.filling.ahead_under_way = self.filling.ahead_under_way.saturating_sub(1);
+            } else {
                 self.filling.taken(space);
             }
             self.supply.pool.give_back(block);
@@ -108,9 +116,16 @@ impl Engine {
     /// Asks for what somebody who reads in order is about to touch.
     pub(super) fn fetch_for_readers(&mut self) {
         while let Some(request) = self.session.ahead() {
-            // It comes by itself.
+            // With everything it comes by itself.
             if !self.fills() {
-                self.supply.pool.ask(request, Purpose::Fill);
+                self.filling.ahead.push_back(request);
+            }
+        }
+        while self.filling.ahead_under_way < READERS
+            && let Some(request) = self.filling.ahead.pop_front()
+        {
+            if self.supply.pool.ask(request, Purpose::Fill) {
+                self.filling.ahead_under_way += 1;
             }
         }
     }

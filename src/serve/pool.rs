@@ -136,7 +136,7 @@ impl Pool {
 
     /// Gives back a block.
     pub(super) fn give_back(&mut self, block: Block) {
-        const MOST: usize = 4;
+        const MOST: usize = 2;
         if self.spare.len() < MOST {
             self.spare.push(block);
         }

@@ -14,8 +14,8 @@ use crate::space::AddressSpace;
 const STREAMS: usize = 8;
 /// Pages of the first window.
 const FIRST: u64 = 16;
-/// Pages of one request: several threads can decode a window.
-const PIECE: u64 = 64;
+/// Pages of one request: several threads can decode a window, and each takes room for so many.
+const PIECE: u64 = 32;
 
 /// Those who go through an address space in order, the one followed last in front.
 #[derive(Debug, Default)]
