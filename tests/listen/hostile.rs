@@ -189,3 +189,16 @@ fn silence_when_there_is_room_for_one() {
         .collect();
     served_in_time(&lab, &daemon);
 }
+
+/// More of them than there is room for: the slowest have to go.
+#[test]
+fn silence_of_more_than_there_is_room_for() {
+    let lab = Lab::new(64);
+    let words = ["--max-sessions", "1", "--handshake-timeout", "60s"];
+    let daemon = Daemon::listening(&lab, &words);
+    let _silent: Vec<UnixStream> = (0..70)
+        .map(|_| UnixStream::connect(lab.socket()).expect("connect"))
+        .collect();
+    wait_until("some to be sent away", || daemon.count("refused") >= 5);
+    served_in_time(&lab, &daemon);
+}

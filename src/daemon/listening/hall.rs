@@ -209,7 +209,10 @@ impl Hall {
             let knocks = PollFd::new(entrance.as_fd(), PollFlags::POLLIN);
             if self.has_room() {
                 waited.push(knocks);
-            } else if is_readable(knocks) && self.make_room() {
+            } else if !is_readable(knocks.clone()) {
+                // Whoever comes wants room to be made.
+                waited.push(knocks);
+            } else if self.make_room() {
                 most = PollTimeout::from(AGAIN);
             }
         }
