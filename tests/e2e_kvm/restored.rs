@@ -27,7 +27,7 @@ fn look_at_all(plan: &Plan, lab: &Lab, daemon: &Daemon) -> Done {
 
 /// The same, where nothing is installed but what is asked for.
 fn look_at_all_lazily(plan: &Plan, lab: &Lab, file: &Path) {
-    let daemon = Daemon::listening(lab, file, &[]);
+    let daemon = Daemon::listening(lab, file, &["--read-ahead", "0"]);
     let done = look_at_all(plan, lab, &daemon);
     // The VMM itself touches only the first pages, the guest's code and states: all other faults are KVM's.
     assert!(done.faults() > FIRST as u64 + 4, "{done:?}");

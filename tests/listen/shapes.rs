@@ -80,7 +80,8 @@ fn holes_are_stepped_over() {
 #[test]
 fn the_kernel_reads_and_writes_memory_that_is_missing() {
     let lab = Lab::new(1024);
-    let daemon = Daemon::listening(&lab, &[]);
+    // Each frame is to be asked for.
+    let daemon = Daemon::listening(&lab, &["--read-ahead", "0"]);
     let mut peer = daemon.serve(&lab);
     for page in [7, 8, 23, 512] {
         peer.must(&format!("poke {page}"));
