@@ -159,7 +159,8 @@ fn more_than_there_may_be() {
     let mut others: Vec<Peer> = (0..3)
         .map(|_| {
             let mut peer = Peer::served(&lab.whole(), "", &lab.socket());
-            peer.target.tell("read 7");
+            // All of it: whoever is served first ends by itself.
+            peer.target.tell("check 0 64 1");
             peer
         })
         .collect();
