@@ -296,7 +296,7 @@ impl AddressSpace {
     /// True when it makes a difference whether everything has been told: nothing must be installed before that is known.
     #[must_use]
     pub fn is_in_doubt(&self) -> bool {
-        !self.moves.steps.is_empty() && self.moves.overtaken_onto().is_some()
+        self.moves.overtaken_onto().is_some()
     }
 
     /// The kernel says that no call is under way that has not told everything.

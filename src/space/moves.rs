@@ -154,6 +154,11 @@ impl Moves {
     /// X, and the first UNMAP is the first word of the one from Z. (Somebody else may have unmapped X while Z was moving
     /// there. That is no way to use memory.)
     pub(super) fn overtaken_onto(&self) -> Option<Overtaken> {
+        // Asked before every install: where nothing has moved away and told all of it, there is nothing to look for.
+        let any_tail = |step: &Step| matches!(step.what, What::Tail(_));
+        if !self.steps.iter().any(any_tail) {
+            return None;
+        }
         let own = self.steps.iter().enumerate().skip(self.own);
         own.clone().find_map(|(unmapped, step)| {
             let What::Unmap {

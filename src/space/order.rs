@@ -66,6 +66,14 @@ impl AddressSpace {
     pub fn remap(&mut self, remap: Remap) -> (u64, Option<Order>) {
         let before = self.owes();
         let announced = self.moves.announcements(&remap);
+        if announced.is_empty() {
+            // Nearly always this is all there is to it.
+            self.happened(a_move(remap, None));
+            if self.moves.oddity_from(0) == 0 {
+                return (before.saturating_sub(self.owes()), None);
+            }
+            self.undo_from(self.moves.steps.len() - 1);
+        }
         let (mut order, likeliest, oddity) = self.when_announced(remap, &announced);
         let any_odd = oddity > 0 || self.moves.oddity_from(0) > 0;
         if any_odd && let Some(overtaken) = self.when_overtaken(remap, &announced, oddity) {
