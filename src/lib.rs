@@ -15,6 +15,7 @@ pub mod output;
 mod pidfd;
 mod priority;
 pub mod progress;
+mod readable;
 pub mod serve;
 pub mod session;
 pub mod source;

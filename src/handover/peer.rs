@@ -1,11 +1,11 @@
 //! Who is at the other end of a socket.
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::{PeerCredentials, PeerPidfd};
 
@@ -109,7 +109,7 @@ impl Credentials {
         let target = Target::from_pidfd(pid, name, pidfd);
         // Newer kernels give a pidfd of what has ended, too. As long as it has not, the number was its own, and so is what was
         // looked up by it.
-        if has_ended(&target) {
+        if target.ends_within(Duration::ZERO) {
             return Err(PeerError::Ended { pid });
         }
         Ok(target)
@@ -145,11 +145,6 @@ fn allowed_by(peer: Credentials, list: &[u32], own: u32) -> Result<(), PeerError
         uid: peer.uid,
         allowed,
     })
-}
-
-fn has_ended(target: &Target) -> bool {
-    let mut asked = [PollFd::new(target.as_fd(), PollFlags::POLLIN)];
-    poll(&mut asked, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 fn pidfd(socket: &UnixStream, pid: i32) -> Result<OwnedFd, Errno> {

@@ -12,13 +12,10 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::scm;
-use crate::uffd::Features;
+use crate::uffd::{Features, Userfaultfd};
 
 /// Most bytes of a message. Firecracker's has about 110 for each region.
 pub const MAX_MESSAGE: usize = 64 << 10;
-
-/// What `/proc/self/fd` says of a userfaultfd. No file can be called so: their names begin with a slash.
-const USERFAULTFD: &str = "anon_inode:[userfaultfd]";
 
 /// A hand-over, complete.
 #[derive(Debug)]
@@ -26,7 +23,7 @@ pub struct Received<M> {
     /// What the message says.
     pub message: M,
     /// The userfaultfd, non-blocking and closed on exec.
-    pub userfaultfd: OwnedFd,
+    pub userfaultfd: Userfaultfd,
 }
 
 /// Why there was no hand-over.
@@ -150,7 +147,7 @@ pub fn receive<M, E: Error + Send + Sync + 'static>(
     match so_far.complete(socket, deadline, parse) {
         Ok((message, userfaultfd)) => Ok(Received {
             message,
-            userfaultfd,
+            userfaultfd: Userfaultfd::from(userfaultfd),
         }),
         Err(error) => Err(Refused {
             error,
@@ -269,7 +266,7 @@ fn wait(socket: BorrowedFd<'_>, left: Duration) -> Result<bool, HandshakeError> 
 fn is_userfaultfd(descriptor: BorrowedFd<'_>) -> Result<bool, Errno> {
     let link = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
     match fs::read_link(link) {
-        Ok(name) => Ok(name.as_os_str() == USERFAULTFD),
+        Ok(name) => Ok(name.as_os_str() == Userfaultfd::LINK),
         Err(error) => Err(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)),
     }
 }

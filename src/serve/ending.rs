@@ -6,13 +6,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::engine::{Engine, tell};
+use super::letting_go::poison_all;
 use crate::addr::{Addr, AddrRange};
-use crate::session::{OnFailure, SpaceId, Turn};
+use crate::session::{OnFailure, SpaceId};
 
 /// Poisoned pages that are named one by one; the rest are counted.
 const NAMED: u64 = 10;
-/// How long a change of an address space may hold up its poisoning before the target is killed instead.
-const STUCK: Duration = Duration::from_secs(5);
 
 impl Engine {
     /// Somebody asks us to end: first everything that is owed is installed, and a second time means now. Signals that come
@@ -94,22 +93,10 @@ impl Engine {
             return;
         }
         self.failed = true;
-        if self.options.on_failure == OnFailure::Poison && self.poison_all(id, why) {
+        if self.options.on_failure == OnFailure::Poison && poison_all(&mut self.session, id, why) {
             self.gone(id);
         } else {
             self.kill(id, None, why);
-        }
-    }
-
-    /// True when nothing is owed any more.
-    fn poison_all(&mut self, id: SpaceId, why: &str) -> bool {
-        let until = Instant::now() + STUCK;
-        loop {
-            match self.session.abandon(id, why, Instant::now()) {
-                Turn::Idle | Turn::Gone => return true,
-                Turn::Soon | Turn::Later if Instant::now() > until => return false,
-                Turn::Soon | Turn::Later => std::thread::sleep(Duration::from_micros(100)),
-            }
         }
     }
 
@@ -166,7 +153,7 @@ impl Engine {
     pub(super) fn outlived(&mut self, id: SpaceId) {
         let what = "its memory belongs to another process, for which it is poisoned";
         tell(&self.target, what);
-        if self.poison_all(id, what) {
+        if poison_all(&mut self.session, id, what) {
             self.gone(id);
         }
     }
@@ -175,7 +162,7 @@ impl Engine {
         if let Some((_, at)) = waits {
             self.session.poison_instead(id, at);
             self.soon.insert(id);
-        } else if self.poison_all(id, "its process cannot be killed") {
+        } else if poison_all(&mut self.session, id, "its process cannot be killed") {
             self.gone(id);
         } else {
             // Its threads wait for ever, which is better than going on with zeros.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use nix::sched::sched_yield;
@@ -10,15 +9,12 @@ use snapshot_format::PAGE_BYTES;
 
 use super::filling::Filling;
 use super::poller::{Poller, Ready};
-use super::pool::{Done, Pool, Purpose, Workers};
+use super::pool::{Done, Purpose};
 use super::supply::Supply;
-use super::{
-    Handover, Options, Orders, Outcome, Prefill, Report, ServeError, Target, cannot, letting_go,
-};
+use super::{Handover, Options, Outcome, Prefill, Report, Server, Target, letting_go};
 use crate::addr::{Addr, AddrRange};
 use crate::progress::Progress;
 use crate::session::{Installer, Notice, Session, SpaceId, Turn};
-use crate::source::PageSource;
 use crate::terminal::mention;
 use crate::uffd::{Stop, Userfaultfd};
 
@@ -66,62 +62,8 @@ pub(super) struct Complaints {
     pub(super) descriptors: bool,
 }
 
-/// Descriptors that serve a target, made before it is touched: once its memory is owed there is no way back, and
-/// nothing that can fail may be left to do.
-#[expect(
-    missing_debug_implementations,
-    reason = "descriptors, nothing to look at"
-)]
-pub struct Server {
-    supply: Supply,
-    poller: Poller,
-    reserve: Option<OwnedFd>,
-    options: Options,
-}
-
-impl Server {
-    /// Opens what is needed.
-    ///
-    /// # Errors
-    /// [`ServeError`].
-    pub fn prepare(
-        source: &dyn PageSource,
-        workers: Workers,
-        orders: Orders,
-        options: Options,
-    ) -> Result<Self, ServeError> {
-        let pool = Pool::of(workers)?;
-        let poller = Poller::new(pool.bell(), orders).map_err(cannot("wait for events"))?;
-        Ok(Self {
-            supply: Supply::new(source, pool),
-            poller,
-            reserve: reserve(),
-            options,
-        })
-    }
-
-    /// Serves a target until nothing is owed to it or its descendants any more, or they have ended. `ready` is called when
-    /// it is being served. There is no error that is not part of the report.
-    pub fn serve(self, handover: Handover, ready: impl FnOnce()) -> Report {
-        let started = Instant::now();
-        let mut engine = Engine::new(self, handover);
-        // Whatever happens, nothing that is owed may become zeros.
-        let ran = catch_unwind(AssertUnwindSafe(|| match engine.watch_all() {
-            Ok(()) => {
-                ready();
-                engine.run();
-            }
-            Err(errno) => engine.end_at_once(&format!("cannot watch it: {errno}")),
-        }));
-        if ran.is_err() {
-            engine.end_at_once("this program failed (please report it)");
-        }
-        engine.report(started)
-    }
-}
-
 impl Engine {
-    fn new(server: Server, handover: Handover) -> Self {
+    pub(super) fn new(server: Server, handover: Handover) -> Self {
         let Server {
             supply,
             poller,
@@ -166,7 +108,7 @@ impl Engine {
         }
     }
 
-    fn watch_all(&self) -> nix::Result<()> {
+    pub(super) fn watch_all(&self) -> nix::Result<()> {
         self.poller.add_target(&self.target)?;
         self.watch(self.root)
     }
@@ -178,7 +120,7 @@ impl Engine {
         }
     }
 
-    fn run(&mut self) {
+    pub(super) fn run(&mut self) {
         let mut ready = Vec::new();
         while self.session.spaces().next().is_some() {
             let most = self.patience();
@@ -375,7 +317,7 @@ impl Engine {
         }
     }
 
-    fn report(self, started: Instant) -> Report {
+    pub(super) fn report(self, started: Instant) -> Report {
         let outcome = if self.failed || self.session.counts().poisoned > 0 {
             Outcome::Failed
         } else if self.filling.died_owing() {
@@ -398,7 +340,7 @@ impl Engine {
 }
 
 /// An open descriptor, to be closed when the kernel has none left for a forked child.
-fn reserve() -> Option<OwnedFd> {
+pub(super) fn reserve() -> Option<OwnedFd> {
     std::fs::File::open("/dev/null").ok().map(OwnedFd::from)
 }
 

@@ -115,11 +115,10 @@ impl Engine {
 
     /// Asks for what somebody who reads in order is about to touch.
     pub(super) fn fetch_for_readers(&mut self) {
-        while let Some(request) = self.session.ahead() {
-            // With everything it comes by itself.
-            if !self.fills() {
-                self.filling.ahead.push_back(request);
-            }
+        let requests = self.session.ahead();
+        // With everything it comes by itself.
+        if !self.fills() {
+            self.filling.ahead.extend(requests);
         }
         while self.filling.ahead_under_way < READERS
             && let Some(request) = self.filling.ahead.pop_front()

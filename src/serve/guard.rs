@@ -182,7 +182,7 @@ fn keep_watch(served_by: BorrowedFd<'_>, shared: &Shared) {
 /// Closes what is neither a userfaultfd nor names a process: above all a socket on which nobody takes connections any more.
 fn close_others() {
     for (descriptor, link) in descriptors() {
-        let kept = ["anon_inode:[userfaultfd]", "anon_inode:[pidfd]", "pidfd:"];
+        let kept = [Userfaultfd::LINK, "anon_inode:[pidfd]", "pidfd:"];
         if descriptor > 2 && !kept.iter().any(|kept| link.starts_with(kept)) {
             // SAFETY: nobody else uses this table any more; one that is closed already is no harm.
             unsafe { libc::close(descriptor) };
@@ -256,7 +256,7 @@ fn kill_who_touches(targets: &[ManuallyDrop<Target>]) -> bool {
 
 fn userfaultfds() -> Vec<RawFd> {
     let mut found = descriptors();
-    found.retain(|(_, link)| link == "anon_inode:[userfaultfd]");
+    found.retain(|(_, link)| link == Userfaultfd::LINK);
     found
         .into_iter()
         .map(|(descriptor, _)| descriptor)

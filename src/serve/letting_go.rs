@@ -1,15 +1,21 @@
-//! Letting go of memory whose owner keeps a descriptor of the userfaultfd, as Firecracker does.
+//! Letting go of memory: poisoned, where it has not been restored; unregistered, where its owner keeps a descriptor of the
+//! userfaultfd, as Firecracker does.
 //!
 //! Closing ours would not unregister anything: whoever touches a page that is not there would wait for ever. And a madvise(2)
 //! whose REMOVE nobody reads would never return.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use snapshot_format::PAGE_BYTES;
 
 use crate::addr::{Addr, AddrRange};
+use crate::session::{OnFailure, Session, SpaceId, Turn};
+use crate::space::AddressSpace;
 use crate::uffd::{Event, Message, Stop, Userfaultfd};
+
+/// How long a change of an address space may hold up its poisoning before something else is done.
+const STUCK: Duration = Duration::from_secs(5);
 
 /// Unregisters ranges, which wakes whoever waits there, and then reads what was still to be told. Nothing may be owed to them
 /// any more: what is not there reads as zeros from now on.
@@ -35,35 +41,31 @@ pub(super) fn unregister(userfaultfd: &Userfaultfd, ranges: &[AddrRange]) {
     }
 }
 
-/// Poisons whatever is missing in ranges, so that the descriptor can be closed. False if that could not be done everywhere.
-#[must_use]
-pub fn poison(userfaultfd: &Userfaultfd, ranges: &[AddrRange]) -> bool {
-    ranges.iter().all(|&range| poison_range(userfaultfd, range))
+/// Poisons everything that an address space is owed, which nobody is going to serve, so that the descriptor can be closed. Returned
+/// if that could not be done: closed, it would turn what is missing into zeros.
+///
+/// # Errors
+/// The descriptor.
+pub fn poison(userfaultfd: Userfaultfd, space: AddressSpace) -> Result<(), Option<Userfaultfd>> {
+    let mut session = Session::new(OnFailure::Poison);
+    let id = session.add(userfaultfd, space);
+    if poison_all(&mut session, id, "it is not served") {
+        Ok(())
+    } else {
+        Err(session.end(id))
+    }
 }
 
-fn poison_range(userfaultfd: &Userfaultfd, range: AddrRange) -> bool {
-    /// An address space that changes all the time.
-    const TRIES: u32 = 20_000;
-    let (mut rest, mut tries) = (range, 0);
-    while !rest.is_empty() {
-        let outcome = userfaultfd.poison(rest);
-        rest.start = rest.start.plus(outcome.done);
-        match outcome.stop {
-            None | Some(Stop::Gone) => return true,
-            Some(Stop::Partial) => {}
-            // One that is there, or is no memory, is no zero page.
-            Some(Stop::Present | Stop::Unmapped | Stop::Fault) => {
-                rest.start = rest.start.plus(PAGE_BYTES);
-            }
-            Some(Stop::Changing | Stop::NoMemory) if tries < TRIES => {
-                tries += 1;
-                let _ = all_is_told(userfaultfd);
-                std::thread::sleep(Duration::from_micros(50));
-            }
-            Some(_) => return false,
+/// True when nothing is owed to an address space any more.
+pub(super) fn poison_all(session: &mut Session<Userfaultfd>, id: SpaceId, why: &str) -> bool {
+    let until = Instant::now() + STUCK;
+    loop {
+        match session.abandon(id, why, Instant::now()) {
+            Turn::Idle | Turn::Gone => return true,
+            Turn::Soon | Turn::Later if Instant::now() > until => return false,
+            Turn::Soon | Turn::Later => std::thread::sleep(Duration::from_micros(100)),
         }
     }
-    true
 }
 
 fn all_is_told(userfaultfd: &Userfaultfd) -> bool {

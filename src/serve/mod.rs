@@ -3,12 +3,13 @@
 //! | file         | holds                                                                    |
 //! |--------------|--------------------------------------------------------------------------|
 //! | `engine.rs`  | the loop of one session: it reads, answers and installs                   |
+//! | `server.rs`  | [`Server`]: what a session needs, and all of it from the first moment on  |
 //! | `ending.rs`  | what happens when not all can be served to the end                        |
 //! | `filling.rs` | pages that nobody waits for                                               |
 //! | `pool.rs`    | threads that read and decode                                             |
 //! | `supply.rs`  | whether a fault's content is decoded by the loop or by the pool           |
 //! | `poller.rs`  | what can make the loop go on                                              |
-//! | `letting_go.rs` | unregistering what the target keeps a descriptor of               |
+//! | `letting_go.rs` | poisoning what nobody will serve, unregistering what the target keeps  |
 //! | `kernel.rs`  | the real kernel behind the rules of [`crate::session`]                    |
 //! | `guard.rs`   | [`Guard`]: what happens to the target when this program is killed         |
 //! | `target.rs`  | [`Target`]: the process, held by a descriptor                             |
@@ -23,18 +24,20 @@ pub mod letting_go;
 mod poller;
 mod pool;
 mod report;
+mod server;
 mod supply;
 mod target;
 
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
-pub use self::engine::Server;
 pub use self::guard::{Guard, MOST_TARGETS, Watched};
 pub use self::poller::{ENDING_SIGNALS, EndingSignals, Orders, asked_to_end, hold_signals};
 pub use self::pool::Workers;
 pub use self::report::{Outcome, Report};
+pub use self::server::Server;
 pub use self::target::Target;
 use crate::addr::AddrRange;
 use crate::session::OnFailure;
@@ -107,6 +110,15 @@ fn advice(errno: Errno) -> &'static str {
         Errno::ENFILE => ": the whole system has too many open files: raise the sysctl fs.file-max",
         _ => "",
     }
+}
+
+/// Something that one thread rings and another waits for, without waiting to ring it or to silence it.
+///
+/// # Errors
+/// No descriptor, no memory.
+pub fn bell() -> Result<EventFd, ServeError> {
+    EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+        .map_err(cannot("wait for events"))
 }
 
 /// Makes an error of something that every daemon needs.

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use crate::readable::readable_within;
 use crate::session::SpaceId;
 
 /// What happened.
@@ -56,11 +56,7 @@ pub fn hold_signals() -> Result<(), Errno> {
 /// True when one of the signals that are held has come.
 #[must_use]
 pub fn asked_to_end() -> bool {
-    let Ok(signals) = held_signals() else {
-        return false;
-    };
-    let mut waited = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-    matches!(poll(&mut waited, PollTimeout::ZERO), Ok(1..))
+    held_signals().is_ok_and(|signals| readable_within(signals, Duration::ZERO))
 }
 
 /// Those that are held. The others end this program, or were ignored when it was started and stay so.

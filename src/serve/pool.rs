@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, select_biased, unbounded};
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::eventfd::EventFd;
 
-use super::{ServeError, cannot};
+use super::{ServeError, bell};
 use crate::session::{Block, Request, What};
 use crate::source::{PageReader, PageSource};
 
@@ -92,8 +92,7 @@ pub(super) struct Pool {
 
 impl Pool {
     pub(super) fn of(workers: Workers) -> Result<Self, ServeError> {
-        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
-            .map_err(cannot("wait for events"))?;
+        let bell = bell()?;
         let (sender, done) = unbounded();
         Ok(Self {
             workers,

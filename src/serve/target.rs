@@ -11,9 +11,9 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::addr::Addr;
+use crate::readable::readable_within;
 
 /// A process, held by a descriptor: its id cannot come to mean another one.
 #[derive(Debug)]
@@ -70,9 +70,7 @@ impl Target {
     /// Waits for its end, so long at most. True if it has ended.
     #[must_use]
     pub fn ends_within(&self, most: Duration) -> bool {
-        let most = PollTimeout::try_from(most).unwrap_or(PollTimeout::MAX);
-        let mut asked = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
-        poll(&mut asked, most).is_ok_and(|ready| ready > 0)
+        readable_within(&self.pidfd, most)
     }
 
     /// For messages.

@@ -8,7 +8,6 @@ use snapshot_format::PAGE_BYTES;
 
 use super::{Installer, Request, Session};
 use crate::addr::{Addr, AddrRange};
-use crate::space::AddressSpace;
 
 /// Most that one address space is followed in at a time: as many processors may go through different memory.
 const STREAMS: usize = 8;
@@ -75,31 +74,22 @@ impl<I: Installer> Session<I> {
             .next_run(behind)
             .map_or(answered.at.plus(PAGE_BYTES), |(run, _)| run.start);
         if let Some(window) = member.streams.follow(answered.at, next, most) {
-            let requests = requests(&member.space, window, answered);
-            // The last one is taken first.
-            self.ahead.extend(requests.into_iter().rev());
+            let mut rest = window;
+            while let Some((run, first)) = member.space.next_run(rest) {
+                let piece = AddrRange::at(run.start, run.len().min(PIECE * PAGE_BYTES));
+                rest.start = piece.end;
+                self.ahead.push(Request {
+                    at: piece.start,
+                    page: first,
+                    welcome: first.0..first.0 + piece.len() / PAGE_BYTES,
+                    needed: 1,
+                    crowded: false,
+                    ahead: true,
+                    space: answered.space,
+                });
+            }
         }
     }
-}
-
-/// What is owed in a window, in pieces.
-fn requests(space: &AddressSpace, window: AddrRange, answered: &Request) -> Vec<Request> {
-    let mut requests = Vec::new();
-    let mut rest = window;
-    while let Some((run, first)) = space.next_run(rest) {
-        let piece = AddrRange::at(run.start, run.len().min(PIECE * PAGE_BYTES));
-        rest.start = piece.end;
-        requests.push(Request {
-            at: piece.start,
-            page: first,
-            welcome: first.0..first.0 + piece.len() / PAGE_BYTES,
-            needed: 1,
-            crowded: false,
-            ahead: true,
-            space: answered.space,
-        });
-    }
-    requests
 }
 
 #[cfg(test)]

@@ -181,8 +181,8 @@ impl<I: Installer> Session<I> {
     }
 
     /// Pages to fetch because somebody who reads in order is about to touch them. For [`Session::deliver_fill`].
-    pub fn ahead(&mut self) -> Option<Request> {
-        self.ahead.pop()
+    pub fn ahead(&mut self) -> Vec<Request> {
+        std::mem::take(&mut self.ahead)
     }
 
     /// The address spaces that there are.

@@ -70,6 +70,8 @@ impl AsFd for Userfaultfd {
 }
 
 impl Userfaultfd {
+    /// What `/proc/self/fd` says of one. No file can be called so: their names begin with a slash.
+    pub const LINK: &'static str = "anon_inode:[userfaultfd]";
     /// Most messages that one [`Self::read`] takes.
     pub const READ_AT_ONCE: usize = 64;
 

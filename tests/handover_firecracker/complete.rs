@@ -36,8 +36,7 @@ fn what_was_received_is_what_was_sent() {
     let lab = Lab::new();
     let scene = support::uffd::Scene::with(2);
     lab.send(MESSAGE.as_bytes(), &numbers(&[&scene.uffd]));
-    let received = lab.receive().expect("received");
-    let received = Userfaultfd::from(received.userfaultfd);
+    let received = lab.receive().expect("received").userfaultfd;
     let reader = scene.reader(1);
     next(&received);
     let content = support::uffd::content(&[7]);

@@ -150,9 +150,8 @@ impl<'a> Daemon<'a> {
     }
 
     fn after(&mut self, id: SpaceId, turn: Turn) {
-        while let Some(request) = self.session.ahead() {
-            self.late.push(Late::Ahead(request));
-        }
+        let ahead = self.session.ahead();
+        self.late.extend(ahead.into_iter().map(Late::Ahead));
         match turn {
             Turn::Idle => {
                 self.soon.remove(&id);

@@ -1,6 +1,5 @@
 //! One VMM, from its connection to its end. A thread of its own: whatever becomes of it, the others are served.
 
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -11,7 +10,7 @@ use snapshot_format::PAGE_BYTES;
 
 use super::log::{Log, Who};
 use super::places::Places;
-use crate::addr::{Addr, AddrRange};
+use crate::addr::Addr;
 use crate::handover::firecracker::{self, Region};
 use crate::handover::peer::Credentials;
 use crate::handover::receive::{self, HandshakeError, Received, Refused};
@@ -24,7 +23,7 @@ use crate::uffd::{Features, Stop, Userfaultfd};
 
 /// How long the memory of a process that was killed may take to be given back.
 const END_OF_A_PROCESS: Duration = Duration::from_secs(30);
-/// Longer than any hand-over.
+/// Longer than any hand-over, and not beyond the end of the clock.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What all sessions have in common.
@@ -70,9 +69,7 @@ pub(super) fn run(
         }
     };
     received();
-    let its_own = handed_over.message.first().map(|region| region.base);
-    let is_foreign = |at| target.misses_pages_at(at) == Some(false);
-    if common.doubts_owner && its_own.is_some_and(is_foreign) {
+    if common.doubts_owner && is_foreign(&target, &handed_over.message) {
         let why = "the VMM must make the socket pair itself, or connect itself: the kernel names who made it";
         refuse(common, &target, handed_over, why);
         return None;
@@ -89,8 +86,8 @@ pub(super) fn run(
     let (owed, regions) = (space.owes(), handed_over.message.len());
     let handover = Handover {
         target,
-        kept_by_peer: ranges(&handed_over.message),
-        userfaultfd: Userfaultfd::from(handed_over.userfaultfd),
+        kept_by_peer: handed_over.message.iter().map(Region::addresses).collect(),
+        userfaultfd: handed_over.userfaultfd,
         space,
     };
     let report = server.serve(handover, || common.log.serving(&who, owed, regions));
@@ -105,10 +102,8 @@ fn take_over(
     stream: &UnixStream,
     target: &Target,
 ) -> Option<Received<Vec<Region>>> {
-    let now = Instant::now();
-    // Later than anybody lives.
-    let deadline = now.checked_add(common.handshake_timeout.min(LONGEST));
-    match firecracker::receive(stream, deadline.unwrap_or(now)) {
+    let deadline = Instant::now() + common.handshake_timeout.min(LONGEST);
+    match firecracker::receive(stream, deadline) {
         Ok(received) => Some(received),
         Err(Refused { error, descriptors }) => {
             // Those that were lost were closed by the kernel: what is missing reads as zeros.
@@ -162,7 +157,7 @@ fn prepare(
 }
 
 /// A userfaultfd that can be used, and tells of nothing that would cost the others.
-fn check(userfaultfd: &OwnedFd) -> Result<(), String> {
+fn check(userfaultfd: &Userfaultfd) -> Result<(), String> {
     let events = receive::features(userfaultfd).unwrap_or_default();
     if events.has(Features::FORK) {
         return Err(
@@ -170,8 +165,7 @@ fn check(userfaultfd: &OwnedFd) -> Result<(), String> {
                 .into(),
         );
     }
-    let userfaultfd = userfaultfd.try_clone().map_err(|error| error.to_string())?;
-    match Userfaultfd::from(userfaultfd).probe(Addr::NOWHERE, PAGE_BYTES) {
+    match userfaultfd.probe(Addr::NOWHERE, PAGE_BYTES) {
         Some(Stop::Other(errno)) => Err(format!(
             "its userfaultfd cannot be used ({errno}): it was not made ready (UFFDIO_API)"
         )),
@@ -179,23 +173,11 @@ fn check(userfaultfd: &OwnedFd) -> Result<(), String> {
     }
 }
 
-fn ranges(regions: &[Region]) -> Vec<AddrRange> {
-    regions
-        .iter()
-        .map(|region| AddrRange::at(region.base, region.size))
-        .collect()
-}
-
 /// A VMM that has handed over is not served. It waits for pages that nobody will bring, or, if it has kept no descriptor of its own,
 /// would find zeros in their place once ours is closed: it is killed before that. If the memory is not that of the process which
 /// connected (another one made the socket), nobody is killed, and the memory is poisoned.
 fn refuse(common: &Common, peer: &Target, received: Received<Vec<Region>>, why: &str) {
-    let is_its_own = received
-        .message
-        .first()
-        .and_then(|region| peer.misses_pages_at(region.base));
-    let userfaultfd = Userfaultfd::from(received.userfaultfd);
-    if is_its_own != Some(false) {
+    if !is_foreign(peer, &received.message) {
         end(common, peer, why);
         if peer.ends_within(END_OF_A_PROCESS) {
             return;
@@ -207,10 +189,17 @@ fn refuse(common: &Common, peer: &Target, received: Received<Vec<Region>>, why: 
         );
         common.log.refused(Some(peer.pid), &why);
     }
-    if !letting_go::poison(&userfaultfd, &ranges(&received.message)) {
+    let space = firecracker::owed_everything(&received.message);
+    if let Err(userfaultfd) = letting_go::poison(received.userfaultfd, space) {
         // As long as it lives it must not read zeros.
         std::mem::forget(userfaultfd);
     }
+}
+
+/// True if the memory is known not to be that of the process.
+fn is_foreign(peer: &Target, regions: &[Region]) -> bool {
+    let first = regions.first();
+    first.is_some_and(|region| peer.misses_pages_at(region.base) == Some(false))
 }
 
 /// Kills it, and says so.

@@ -19,7 +19,7 @@ use std::time::Instant;
 
 pub use self::message::{MAX_REGIONS, MessageError, parse};
 pub use self::region::{Region, RegionError, check};
-pub use self::space::{MatchError, address_space};
+pub use self::space::{MatchError, address_space, owed_everything};
 use super::receive::{self, Received, Refused};
 
 /// Receives the hand-over of a Firecracker that has connected. All of it must have come at `deadline`: a peer that sends byte by byte

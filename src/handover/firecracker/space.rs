@@ -57,7 +57,6 @@ pub fn address_space(
     if vm != snapshot {
         return Err(MatchError::Size { vm, snapshot });
     }
-    let mut space = AddressSpace::new();
     for (number, region) in (1..).zip(regions) {
         let end = region.offset + region.size;
         if end > snapshot {
@@ -67,6 +66,15 @@ pub fn address_space(
                 snapshot,
             });
         }
+    }
+    Ok(owed_everything(regions))
+}
+
+/// What regions are owed by a snapshot that has all of their memory.
+#[must_use]
+pub fn owed_everything(regions: &[Region]) -> AddressSpace {
+    let mut space = AddressSpace::new();
+    for region in regions {
         let kind = Kind {
             page_bytes: region.page_bytes,
             ..Kind::PRIVATE
@@ -74,7 +82,7 @@ pub fn address_space(
         space.register(region.addresses(), kind);
         space.owe(region.addresses(), PageNo(region.offset / PAGE_BYTES));
     }
-    Ok(space)
+    space
 }
 
 fn people(bytes: u64) -> String {

@@ -1,0 +1,66 @@
+//! What is needed to serve a target, and serving it from the first moment to the last.
+
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use super::engine::{Engine, reserve};
+use super::poller::Poller;
+use super::pool::{Pool, Workers};
+use super::supply::Supply;
+use super::{Handover, Options, Orders, Report, ServeError, cannot};
+use crate::source::PageSource;
+
+/// Descriptors that serve a target, made before it is touched: once its memory is owed there is no way back, and
+/// nothing that can fail may be left to do.
+#[expect(
+    missing_debug_implementations,
+    reason = "descriptors, nothing to look at"
+)]
+pub struct Server {
+    pub(super) supply: Supply,
+    pub(super) poller: Poller,
+    pub(super) reserve: Option<OwnedFd>,
+    pub(super) options: Options,
+}
+
+impl Server {
+    /// Opens what is needed.
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub fn prepare(
+        source: &dyn PageSource,
+        workers: Workers,
+        orders: Orders,
+        options: Options,
+    ) -> Result<Self, ServeError> {
+        let pool = Pool::of(workers)?;
+        let poller = Poller::new(pool.bell(), orders).map_err(cannot("wait for events"))?;
+        Ok(Self {
+            supply: Supply::new(source, pool),
+            poller,
+            reserve: reserve(),
+            options,
+        })
+    }
+
+    /// Serves a target until nothing is owed to it or its descendants any more, or they have ended. `ready` is called when
+    /// it is being served. There is no error that is not part of the report.
+    pub fn serve(self, handover: Handover, ready: impl FnOnce()) -> Report {
+        let started = Instant::now();
+        let mut engine = Engine::new(self, handover);
+        // Whatever happens, nothing that is owed may become zeros.
+        let ran = catch_unwind(AssertUnwindSafe(|| match engine.watch_all() {
+            Ok(()) => {
+                ready();
+                engine.run();
+            }
+            Err(errno) => engine.end_at_once(&format!("cannot watch it: {errno}")),
+        }));
+        if ran.is_err() {
+            engine.end_at_once("this program failed (please report it)");
+        }
+        engine.report(started)
+    }
+}
