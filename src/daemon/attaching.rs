@@ -6,6 +6,7 @@ use std::thread;
 
 use snapshot_format::PAGE_BYTES;
 
+use super::inherited::Inherited;
 use super::limits::raise_descriptors;
 use super::readiness::{Pidfile, ReadyDescriptor};
 use super::summary;
@@ -22,7 +23,11 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
     // Both are there unless --check is.
     let path = args.snapshot.clone().unwrap_or_default();
     let pid = args.what.pid.unwrap_or_default();
-    let ready = args.ready_fd.map(ReadyDescriptor::take).transpose()?;
+    let mut inherited = Inherited::default();
+    let ready = args.ready_fd;
+    let ready = ready
+        .map(|number| ReadyDescriptor::take(&mut inherited, number))
+        .transpose()?;
     // Before there is any other thread, and before the target is touched.
     serve::hold_signals()
         .map_err(|errno| Failure::Usage(format!("cannot hold signals: {errno}")))?;

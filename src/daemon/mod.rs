@@ -6,11 +6,13 @@
 //! | `listening/`   | `--listen`, `--peer-fd`: many VMMs, one snapshot        |
 //! | `check.rs`     | `--check`: what this kernel and this user can do        |
 //! | `readiness.rs` | telling others that the target is being served          |
+//! | `inherited.rs` | descriptors that were given to this program             |
 //! | `limits.rs`    | descriptors                                             |
 //! | `summary.rs`   | how it went, in one line                                |
 
 mod attaching;
 mod check;
+mod inherited;
 mod limits;
 mod listening;
 mod readiness;

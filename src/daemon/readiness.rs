@@ -1,13 +1,11 @@
 //! Telling others that the target is being served.
-#![expect(unsafe_code, reason = "--ready-fd gives us a descriptor by its number")]
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-
+use super::inherited::Inherited;
 use crate::failure::Failure;
 
 /// A descriptor that somebody waits at.
@@ -15,25 +13,11 @@ use crate::failure::Failure;
 pub(super) struct ReadyDescriptor(OwnedFd);
 
 impl ReadyDescriptor {
-    /// Takes over a descriptor that was given to this program.
-    pub(super) fn take(number: RawFd) -> Result<Self, Failure> {
-        let usage = |why| Failure::Usage(format!("--ready-fd {number}: {why}"));
-        if number <= 2 {
-            return Err(usage(
-                "0, 1 and 2 have other uses: pass another one, as in 3>FILE",
-            ));
-        }
-        // SAFETY: the descriptor is ours if it is open at all, which the next line finds out: nothing in this program has
-        // opened one before the command line was read.
-        let owned = unsafe { OwnedFd::from_raw_fd(number) };
-        match fcntl(&owned, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)) {
-            Ok(_) => Ok(Self(owned)),
-            Err(_) => {
-                // Not open, so there is nothing to close.
-                std::mem::forget(owned);
-                Err(usage("it is not open in this program"))
-            }
-        }
+    /// Takes over the one that `--ready-fd` names.
+    pub(super) fn take(inherited: &mut Inherited, number: RawFd) -> Result<Self, Failure> {
+        inherited
+            .take(number, &format!("--ready-fd {number}"))
+            .map(Self)
     }
 
     /// Says so. Who waits may have gone away.

@@ -113,6 +113,40 @@ fn nothing_was_passed_on() {
     }
 }
 
+/// Numbers that nobody passed are those of nothing, although this program opens files of its own by and by.
+#[test]
+fn numbers_that_only_this_program_uses() {
+    let lab = Lab::new(16);
+    for number in 3..20 {
+        let listen = format!("fd:{number}");
+        let inner = command(&lab.snapshot(), &["--listen", &listen]);
+        // Whoever runs the tests may have passed on what it has open.
+        let mut shell = std::process::Command::new("bash");
+        shell
+            .args([
+                "-c",
+                "for n in {3..20}; do eval \"exec $n>&-\"; done; exec \"$@\"",
+                "bash",
+            ])
+            .arg(inner.get_program())
+            .args(inner.get_args());
+        let ended = Daemon::spawn(shell, &lab).end();
+        assert_eq!(ended.status, 2, "{ended:?}");
+        assert!(ended.err.contains("not open"), "{number}: {ended:?}");
+    }
+}
+
+#[test]
+fn a_descriptor_has_one_use() {
+    let lab = Lab::new(16);
+    let null = std::fs::File::open("/dev/null").expect("/dev/null");
+    let words = ["--ready-fd", "3", "--listen", "fd:3"];
+    let inner = command(&lab.snapshot(), &words);
+    let ended = Daemon::spawn(inheriting(&inner, &null, ""), &lab).end();
+    assert_eq!(ended.status, 2, "{ended:?}");
+    assert!(ended.err.contains("names the same"), "{ended:?}");
+}
+
 /// Somebody else has accepted the connection: this daemon is for that VM.
 #[test]
 fn a_connection() {

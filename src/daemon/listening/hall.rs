@@ -10,15 +10,15 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::eventfd::EventFd;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::Signal;
 
 use super::session::{self, Common};
 use super::socket::Entrance;
-use crate::serve::{EndingSignals, Outcome, ServeError};
+use crate::readable::readable_within;
+use crate::serve::{EndingSignals, Outcome, ServeError, bell};
 
 /// VMMs that may be in the hall without being served: they are about to hand over, or have and wait for a place.
 const HANDING_OVER: usize = 64;
@@ -104,24 +104,12 @@ fn most_by_descriptors() -> usize {
         .max(1)
 }
 
-fn is_readable(what: PollFd<'_>) -> bool {
-    poll(&mut [what], PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
-}
-
-fn bell() -> Result<EventFd, Errno> {
-    EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
-}
-
 impl Hall {
     pub(super) fn new(
         common: Common,
         signals: EndingSignals,
         limits: Limits,
     ) -> Result<Self, ServeError> {
-        let bell = bell().map_err(|errno| ServeError::Kernel {
-            doing: "wait for events",
-            errno,
-        })?;
         let (sender, over) = unbounded();
         Ok(Self {
             common: Arc::new(common),
@@ -131,7 +119,7 @@ impl Hall {
             over,
             leaving: Leaving {
                 over: sender,
-                bell: Arc::new(bell),
+                bell: Arc::new(bell()?),
             },
             next: 1,
             served: 0,
@@ -149,8 +137,8 @@ impl Hall {
     }
 
     /// Takes connections until it is asked to end, or, with `--once`, one was served, and then waits for those who are there.
-    /// Tells how it went: badly if anybody's memory could not be restored; `None` if `--once` found nobody to serve.
-    pub(super) fn run(&mut self, mut entrance: Option<Entrance>) -> Option<Outcome> {
+    /// True if that went well: not if anybody's memory could not be restored, or the only one there was could not be served.
+    pub(super) fn run(&mut self, mut entrance: Option<Entrance>) -> bool {
         loop {
             let enough = self.limits.once && self.served > 0;
             if (self.asked_to_end || enough)
@@ -169,13 +157,7 @@ impl Hall {
                 self.let_in(entrance);
             }
         }
-        if self.failed {
-            Some(Outcome::Failed)
-        } else if self.served > 0 || self.asked_to_end {
-            Some(Outcome::Complete)
-        } else {
-            None
-        }
+        !self.failed && (self.served > 0 || self.asked_to_end)
     }
 
     /// Who cannot be let in stays in the socket's queue. Who has handed over nothing yet takes nobody's place.
@@ -206,12 +188,9 @@ impl Hall {
         ];
         let mut most = PollTimeout::NONE;
         if let Some(entrance) = entrance {
-            let knocks = PollFd::new(entrance.as_fd(), PollFlags::POLLIN);
-            if self.has_room() {
-                waited.push(knocks);
-            } else if !is_readable(knocks.clone()) {
-                // Whoever comes wants room to be made.
-                waited.push(knocks);
+            // Who comes when there is no room wants some to be made.
+            if self.has_room() || !readable_within(entrance, Duration::ZERO) {
+                waited.push(PollFd::new(entrance.as_fd(), PollFlags::POLLIN));
             } else if self.make_room() {
                 most = PollTimeout::from(AGAIN);
             }
@@ -267,8 +246,7 @@ impl Hall {
 
     fn begin(&mut self, stream: &Arc<UnixStream>) -> Result<(), String> {
         let number = self.next;
-        let told = bell().map_err(|errno| format!("cannot wait for events: {errno}"))?;
-        let told = Arc::new(told);
+        let told = Arc::new(bell().map_err(|error| error.to_string())?);
         let common = Arc::clone(&self.common);
         let farewell = Farewell {
             leaving: self.leaving.clone(),

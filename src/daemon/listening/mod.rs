@@ -23,11 +23,12 @@ use self::places::Places;
 use self::session::Common;
 use self::socket::Entrance;
 use super::attaching::options;
+use super::inherited::Inherited;
 use super::limits::{raise_descriptors, share_memory};
 use super::readiness::{Pidfile, ReadyDescriptor};
-use crate::cli::restore::Cli;
+use crate::cli::restore::{Cli, Listen};
 use crate::failure::Failure;
-use crate::serve::{self, EndingSignals, Guard, Outcome, ServeError, Workers};
+use crate::serve::{self, EndingSignals, Guard, ServeError, Workers};
 use crate::source::{self, FrameCache};
 use crate::terminal::printable;
 use snapshot_format::PAGE_BYTES;
@@ -38,8 +39,20 @@ use snapshot_format::PAGE_BYTES;
 /// [`Failure`]; nobody has been served.
 pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
     // Before any descriptor is opened: those that were inherited are known by their numbers.
-    let ready = args.ready_fd.map(ReadyDescriptor::take).transpose()?;
-    let peer = args.what.peer_fd.map(socket::peer).transpose()?;
+    let mut inherited = Inherited::default();
+    let ready = args.ready_fd;
+    let ready = ready
+        .map(|number| ReadyDescriptor::take(&mut inherited, number))
+        .transpose()?;
+    let peer = args.what.peer_fd;
+    let peer = peer
+        .map(|number| socket::peer(&mut inherited, number))
+        .transpose()?;
+    let listen = args.what.listen.as_ref();
+    let mut entrance = listen
+        .map(|listen| Entrance::inherit(&mut inherited, listen))
+        .transpose()?
+        .flatten();
     // Before there is any other thread.
     serve::hold_signals()
         .map_err(|errno| Failure::Usage(format!("cannot hold signals: {errno}")))?;
@@ -59,10 +72,9 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
     let workers = Workers::start(&*opened.source, options.jobs)?;
     let signals = EndingSignals::held().map_err(kernel("wait for signals"))?;
     let pidfile = args.pidfile.as_deref().map(Pidfile::write).transpose()?;
-    let entrance = match &args.what.listen {
-        Some(listen) => Some((Entrance::open(listen, &args.peers)?, listen.to_string())),
-        None => None,
-    };
+    if let Some(Listen::Path(path)) = listen {
+        entrance = Some(Entrance::make(path, &args.peers)?);
+    }
     let log = Log::start(args.json, args.quiet).map_err(ServeError::Thread)?;
     let limits = Limits {
         sessions: usize::from(args.peers.max_sessions),
@@ -81,24 +93,24 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
         log: log.clone(),
     };
     let mut hall = Hall::new(common, signals, limits)?;
-    let where_to = entrance.as_ref().map(|(_, name)| printable(name));
     if let Some(peer) = peer {
         hall.admit(peer);
     }
     if let Some(ready) = ready {
         ready.ready();
     }
-    if let Some(name) = where_to {
+    if let Some(listen) = listen {
         let path = printable(&path.display().to_string());
-        log.listening(&name, &path, bytes);
+        log.listening(&printable(&listen.to_string()), &path, bytes);
     }
-    let outcome = hall.run(entrance.map(|(entrance, _)| entrance));
+    let good = hall.run(entrance);
     drop(pidfile);
     log.end(hall.served(), cache.counts());
     drop(hall);
     log.finish();
-    Ok(match outcome {
-        Some(Outcome::Complete | Outcome::TargetEnded) => ExitCode::SUCCESS,
-        Some(Outcome::Failed) | None => ExitCode::FAILURE,
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     })
 }

@@ -1,21 +1,21 @@
 //! Where VMMs come in: a socket of our own, or one that was inherited.
-#![expect(unsafe_code, reason = "descriptors that are inherited come as numbers")]
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, FcntlArg, FdFlag, OFlag, fcntl, openat, renameat};
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrLike, SockaddrStorage};
 use nix::sys::socket::{UnixAddr, connect, getsockname, getsockopt, socket, sockopt};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, geteuid, unlinkat};
 
+use super::super::inherited::Inherited;
 use crate::cli::restore::{Listen, Peers};
 use crate::failure::Failure;
 
@@ -46,29 +46,42 @@ struct Name {
 }
 
 impl Entrance {
-    /// Takes or makes it.
+    /// The one that was inherited; `None` if one is to be made.
     ///
     /// # Errors
-    /// [`Failure::Usage`] for what was inherited and is something else; [`Failure::Io`].
-    pub(super) fn open(listen: &Listen, peers: &Peers) -> Result<Self, Failure> {
-        let (listener, made) = match listen {
-            Listen::Path(path) => {
-                let (listener, name) = bind(path, peers)?;
-                (listener, Some(name))
-            }
+    /// [`Failure::Usage`] for what was inherited and is something else.
+    pub(super) fn inherit(
+        inherited: &mut Inherited,
+        listen: &Listen,
+    ) -> Result<Option<Self>, Failure> {
+        let listener = match listen {
+            Listen::Path(_) => return Ok(None),
             Listen::Descriptor(number) => {
-                (inherited(*number, &format!("--listen fd:{number}"))?, None)
+                listening(inherited, *number, &format!("--listen fd:{number}"))?
             }
-            Listen::Systemd => (from_systemd()?, None),
+            Listen::Systemd => from_systemd(inherited)?,
         };
+        Self::of(listener, None, *listen == Listen::Systemd).map(Some)
+    }
+
+    /// Makes one.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] if the name is taken, or cannot be one; [`Failure::Io`].
+    pub(super) fn make(path: &Path, peers: &Peers) -> Result<Self, Failure> {
+        let (listener, name) = bind(path, peers)?;
+        Self::of(listener, Some(name), false)
+    }
+
+    fn of(listener: UnixListener, made: Option<Name>, kept: bool) -> Result<Self, Failure> {
         // Who connected and went away again must not make accept(2) wait.
         listener
             .set_nonblocking(true)
-            .map_err(|error| usage(&listen.to_string(), &error.to_string()))?;
+            .map_err(|error| usage("--listen", &error.to_string()))?;
         Ok(Self {
             listener,
             made,
-            kept: *listen == Listen::Systemd,
+            kept,
         })
     }
 
@@ -109,24 +122,28 @@ impl Drop for Name {
 ///
 /// # Errors
 /// [`Failure::Usage`] if it is something else.
-pub(super) fn peer(number: RawFd) -> Result<UnixStream, Failure> {
+pub(super) fn peer(inherited: &mut Inherited, number: RawFd) -> Result<UnixStream, Failure> {
     let option = format!("--peer-fd {number}");
-    let owned = take(number, &option)?;
+    let owned = inherited.take(number, &option)?;
     if !is_unix_stream(&owned) || getsockopt(&owned, sockopt::AcceptConn) != Ok(false) {
         return Err(usage(&option, "it is not a connected Unix stream socket"));
     }
     Ok(UnixStream::from(owned))
 }
 
-fn inherited(number: RawFd, option: &str) -> Result<UnixListener, Failure> {
-    let owned = take(number, option)?;
+fn listening(
+    inherited: &mut Inherited,
+    number: RawFd,
+    option: &str,
+) -> Result<UnixListener, Failure> {
+    let owned = inherited.take(number, option)?;
     if !is_unix_stream(&owned) || getsockopt(&owned, sockopt::AcceptConn) != Ok(true) {
         return Err(usage(option, "it is not a listening Unix stream socket"));
     }
     Ok(UnixListener::from(owned))
 }
 
-fn from_systemd() -> Result<UnixListener, Failure> {
+fn from_systemd(inherited: &mut Inherited) -> Result<UnixListener, Failure> {
     const OPTION: &str = "--listen systemd";
     let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
     if number("LISTEN_PID") != Some(std::process::id()) {
@@ -136,7 +153,7 @@ fn from_systemd() -> Result<UnixListener, Failure> {
         ));
     }
     match number("LISTEN_FDS") {
-        Some(1) => inherited(FIRST_OF_SYSTEMD, OPTION),
+        Some(1) => listening(inherited, FIRST_OF_SYSTEMD, OPTION),
         other => Err(usage(
             OPTION,
             &format!(
@@ -144,27 +161,6 @@ fn from_systemd() -> Result<UnixListener, Failure> {
                 other.unwrap_or(0)
             ),
         )),
-    }
-}
-
-/// Makes an inherited descriptor ours.
-fn take(number: RawFd, option: &str) -> Result<OwnedFd, Failure> {
-    if number <= 2 {
-        return Err(usage(
-            option,
-            "0, 1 and 2 have other uses: pass another one",
-        ));
-    }
-    // SAFETY: the descriptor is ours if it is open at all, which the next line finds out: nothing in this program has
-    // opened one before its command line was followed.
-    let owned = unsafe { OwnedFd::from_raw_fd(number) };
-    match fcntl(&owned, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)) {
-        Ok(_) => Ok(owned),
-        Err(_) => {
-            // Not open, so there is nothing to close.
-            std::mem::forget(owned);
-            Err(usage(option, "it is not open in this program"))
-        }
     }
 }
 
@@ -318,11 +314,10 @@ mod tests {
     fn a_socket_has_its_rights_and_goes_with_its_owner() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("uffd.sock");
-        let listen = Listen::Path(path.clone());
-        let entrance = Entrance::open(&listen, &peers(&["--socket-mode", "640"])).expect("made");
+        let entrance = Entrance::make(&path, &peers(&["--socket-mode", "640"])).expect("made");
         let mode = fs::metadata(&path).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o640);
-        let text = Entrance::open(&listen, &peers(&[]))
+        let text = Entrance::make(&path, &peers(&[]))
             .expect_err("taken")
             .to_string();
         assert!(text.contains("another program listens"), "{text}");
@@ -341,14 +336,13 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("uffd.sock");
         drop(UnixListener::bind(&path).expect("bind"));
-        let listen = Listen::Path(path.clone());
-        let entrance = Entrance::open(&listen, &peers(&[])).expect("replaced");
+        let entrance = Entrance::make(&path, &peers(&[])).expect("replaced");
         // Somebody else's by now.
         fs::remove_file(&path).expect("remove");
         fs::write(&path, "mine").expect("write");
         drop(entrance);
         assert!(path.exists());
-        let text = Entrance::open(&listen, &peers(&[]))
+        let text = Entrance::make(&path, &peers(&[]))
             .expect_err("a file")
             .to_string();
         assert!(text.contains("there is a file"), "{text}");
@@ -356,16 +350,15 @@ mod tests {
 
     #[test]
     fn what_is_inherited_must_be_what_it_is_said_to_be() {
+        let said = |listen: &Listen| {
+            let entrance = Entrance::inherit(&mut Inherited::default(), listen);
+            entrance.expect_err("bad").to_string()
+        };
         for (number, part) in [(1, "other uses"), (987, "not open")] {
-            let listen = Listen::Descriptor(number);
-            let text = Entrance::open(&listen, &peers(&[]))
-                .expect_err("bad")
-                .to_string();
+            let text = said(&Listen::Descriptor(number));
             assert!(text.contains(part), "{text}");
         }
-        let text = Entrance::open(&Listen::Systemd, &peers(&[]))
-            .expect_err("bad")
-            .to_string();
+        let text = said(&Listen::Systemd);
         assert!(text.contains("socket unit"), "{text}");
     }
 }
