@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use uffd_restore::handover::receive::features;
-use uffd_restore::uffd::{Features, Userfaultfd};
+use uffd_restore::uffd::Features;
 
 use crate::lab::{Lab, MESSAGE, null, numbers, regions, send, userfaultfd};
 use crate::support;
