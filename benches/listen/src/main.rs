@@ -8,6 +8,7 @@ mod clones;
 mod content;
 mod handler;
 mod mapping;
+#[path = "../../shared/measure.rs"]
 mod measure;
 mod peer;
 mod server;

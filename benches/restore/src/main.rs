@@ -5,7 +5,9 @@ mod area;
 mod daemon;
 mod demand;
 mod detect;
+#[path = "../../shared/measure.rs"]
 mod measure;
+mod one_core;
 mod ready;
 mod shared;
 mod snapshot;
@@ -15,7 +17,8 @@ mod way;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use measure::{Noise, on_one_core};
+use measure::Noise;
+use one_core::on_one_core;
 
 const USAGE: &str = "usage: restore-bench [--quick] [--rounds N] [--only PART]... [--all-cores] --program UFFD-RESTORE --work FOLDER
 PART is shared or ready";

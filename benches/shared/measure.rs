@@ -1,10 +1,10 @@
 //! Percentiles, medians of rounds, an order that is the same in every run, and how busy the machine was.
 
+#![allow(dead_code, reason = "each benchmark uses a part of it")]
+
 use std::fs;
 
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{Usage, UsageWho, getrusage};
-use nix::unistd::Pid;
 
 /// Values of the same thing: one of every round, or of every fault.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +24,17 @@ impl Series {
         let mut sorted = self.0.clone();
         sorted.sort_unstable_by(f64::total_cmp);
         sorted[(sorted.len() - 1) * percent / 100]
+    }
+
+    /// The largest, if there is one.
+    pub(crate) fn largest(&self) -> Option<f64> {
+        self.0.iter().copied().max_by(f64::total_cmp)
+    }
+
+    /// Round by round, as ratios.
+    pub(crate) fn over(&self, than: &Self) -> Self {
+        let both = self.0.iter().zip(&than.0);
+        Self(both.map(|(this, that)| this / that).collect())
     }
 
     /// "1.23 (1.20 - 1.31)": the median, the smallest and the largest.
@@ -114,17 +125,4 @@ impl Noise {
         let others = user + nice + system + irq + softirq - (self.own - before.own);
         (others.max(0.0) * 100.0 / all, steal * 100.0 / all)
     }
-}
-
-/// Does something on one core, with every process that it starts: what is measured then is work, and not how long a
-/// virtual core that had nothing to do takes to wake up.
-pub(crate) fn on_one_core(work: impl FnOnce()) {
-    let me = Pid::from_raw(0);
-    let all = sched_getaffinity(me).expect("the affinity");
-    let last = (0..CpuSet::count()).rfind(|&core| all.is_set(core) == Ok(true));
-    let mut one = CpuSet::new();
-    one.set(last.expect("a core")).expect("a core");
-    sched_setaffinity(me, &one).expect("the affinity");
-    work();
-    sched_setaffinity(me, &all).expect("the affinity");
 }
