@@ -49,6 +49,9 @@ pub struct Cli {
     /// Threads that decode [default: one for each CPU]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub jobs: Option<u16>,
+    /// Where the thread that answers faults runs: beside a thread that faults alone, or always where the kernel puts it
+    #[arg(long, value_enum, default_value_t = PlacementName::Auto)]
+    pub placement: PlacementName,
     /// What becomes of a page that cannot be served: whoever touches it gets SIGBUS, or is killed
     #[arg(long, value_enum, default_value_t = OnFailureName::Poison)]
     pub on_failure: OnFailureName,
@@ -179,6 +182,15 @@ pub enum PrefillName {
     None,
     /// Everything; what is touched comes first
     All,
+}
+
+/// Where the loop's thread runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PlacementName {
+    /// Beside a thread that faults alone; otherwise where the kernel puts it
+    Auto,
+    /// Where the kernel puts it
+    Kernel,
 }
 
 /// Names of [`crate::session::OnFailure`].

@@ -10,7 +10,7 @@ use super::inherited::Inherited;
 use super::limits::raise_descriptors;
 use super::readiness::{Pidfile, ReadyDescriptor};
 use super::summary;
-use crate::cli::restore::{Cli, OnFailureName, PrefillName};
+use crate::cli::restore::{Cli, OnFailureName, PlacementName, PrefillName};
 use crate::failure::Failure;
 use crate::handover::{self, Attached};
 use crate::serve::{self, Guard, Orders, Outcome, Prefill, ServeError, Server, Workers};
@@ -89,6 +89,7 @@ pub(super) fn options(args: &Cli) -> serve::Options {
             OnFailureName::Kill => OnFailure::Kill,
         },
         finish_within: args.finish_within,
+        follow: args.placement == PlacementName::Auto,
         quiet: args.quiet || args.json,
     }
 }

@@ -8,6 +8,7 @@ use nix::sched::sched_yield;
 use snapshot_format::PAGE_BYTES;
 
 use super::filling::Filling;
+use super::placement::Placement;
 use super::poller::{Poller, Ready};
 use super::pool::{Done, Purpose};
 use super::supply::Supply;
@@ -122,6 +123,7 @@ impl Engine {
 
     pub(super) fn run(&mut self) {
         let mut ready = Vec::new();
+        let mut placement = Placement::of_this_thread(self.options.follow);
         while self.session.spaces().next().is_some() {
             let most = self.patience();
             if let Err(errno) = self.poller.wait(most, &mut ready) {
@@ -151,6 +153,9 @@ impl Engine {
             self.fetch_for_readers();
             busy |= self.install_ahead(now);
             self.fetch_ahead(now);
+            let more_to_do = self.fills() || !self.filling.is_idle();
+            let target = (&self.target, self.root);
+            placement.answered(self.session.faulter(), more_to_do, target, now);
             self.look_around(now);
             self.check_deadline(now);
             self.stalls = if busy {

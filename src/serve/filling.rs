@@ -47,6 +47,13 @@ impl Filling {
         !self.fetched.is_empty()
     }
 
+    /// Nothing is installed ahead, or being fetched for that.
+    pub(super) fn is_idle(&self) -> bool {
+        self.fetched.is_empty()
+            && self.ahead.is_empty()
+            && self.under_way + self.ahead_under_way == 0
+    }
+
     pub(super) fn fetched(&mut self, request: Request, block: Block) {
         self.fetched.push_back((request, block));
     }

@@ -9,6 +9,7 @@
 //! | `pool.rs`    | threads that read and decode                                             |
 //! | `supply.rs`  | whether a fault's content is decoded by the loop or by the pool           |
 //! | `poller.rs`  | what can make the loop go on                                              |
+//! | `placement.rs` | where the loop's thread runs                                            |
 //! | `letting_go.rs` | poisoning what nobody will serve, unregistering what the target keeps  |
 //! | `kernel.rs`  | the real kernel behind the rules of [`crate::session`]                    |
 //! | `guard.rs`   | [`Guard`]: what happens to the target when this program is killed         |
@@ -21,6 +22,7 @@ mod filling;
 mod guard;
 mod kernel;
 pub mod letting_go;
+mod placement;
 mod poller;
 mod pool;
 mod report;
@@ -67,6 +69,8 @@ pub struct Options {
     pub on_failure: OnFailure,
     /// When asked to end: how long to go on installing what is owed.
     pub finish_within: Duration,
+    /// The loop stays where a thread runs that faults alone; otherwise it is always where the scheduler likes.
+    pub follow: bool,
     /// No progress on the terminal.
     pub quiet: bool,
 }

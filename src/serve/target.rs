@@ -8,12 +8,16 @@ use std::fs::{self, DirEntry, File};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
 
 use crate::addr::Addr;
 use crate::readable::readable_within;
+
+/// Threads of a process that are looked through for one: a millisecond's worth.
+const MANY_THREADS: usize = 64;
 
 /// A process, held by a descriptor: its id cannot come to mean another one.
 #[derive(Debug)]
@@ -108,6 +112,23 @@ impl Target {
         (!smaps.is_empty()).then(|| misses_pages_in(&smaps, at))
     }
 
+    /// What the kernel says of one of the process's own threads, which is numbered as its own pid namespace counts. `None` when there is none, or it
+    /// would take long to find.
+    pub(super) fn stat_of_thread(&self, thread: u32) -> Option<File> {
+        let threads = format!("/proc/{}/task", self.pid);
+        let stat = |name: &Path| File::open(name.join("stat")).ok();
+        // The same number here, where nothing is between this program and its namespace.
+        let likely = Path::new(&threads).join(thread.to_string());
+        if is_thread(&likely, thread) {
+            return stat(&likely);
+        }
+        let task = fs::read_dir(threads).ok()?.take(MANY_THREADS).flatten();
+        let found = task
+            .map(|task| task.path())
+            .find(|name| is_thread(name, thread));
+        found.and_then(|name| stat(&name))
+    }
+
     /// The process that has a thread of this number, as its own pid namespace counts, which waits for a page at this address. It is
     /// the target or one of those that it forked; their namespaces are the target's or inside of it. `None` when there is
     /// none (any more), or when it might be one of several: a number that means another process must harm nobody.
@@ -147,12 +168,16 @@ fn number(entry: &DirEntry) -> Option<i32> {
 /// True when one of the process's threads has this number in its innermost pid namespace.
 fn has_thread(pid: i32, thread: u32) -> bool {
     let threads = fs::read_dir(format!("/proc/{pid}/task"));
-    threads.into_iter().flatten().flatten().any(|task| {
-        let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
-        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
-        let innermost = numbers.and_then(|numbers| numbers.split_ascii_whitespace().next_back());
-        innermost.and_then(|number| number.parse().ok()) == Some(thread)
-    })
+    let mut tasks = threads.into_iter().flatten().flatten();
+    tasks.any(|task| is_thread(&task.path(), thread))
+}
+
+/// True when the folder is of a thread that has this number in its innermost pid namespace.
+fn is_thread(task: &Path, thread: u32) -> bool {
+    let status = fs::read_to_string(task.join("status")).unwrap_or_default();
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    let innermost = numbers.and_then(|numbers| numbers.split_ascii_whitespace().next_back());
+    innermost.and_then(|number| number.parse().ok()) == Some(thread)
 }
 
 /// A pid namespace, by device and inode.

@@ -59,6 +59,7 @@ impl<I: Installer> Session<I> {
                 }
                 let page = fault.address.page(member.page_bytes(fault.address));
                 member.waiting.note(page, &fault, now);
+                self.faulter.note(id, fault.thread);
                 return false;
             }
             Message::Event(Event::Remove(range)) => {

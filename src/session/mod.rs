@@ -14,6 +14,7 @@
 //! | `block.rs`     | [`Block`]: content on its way                                               |
 //! | `member.rs`    | one address space of the target, with its installer                         |
 //! | `events.rs`    | reading and applying messages                                               |
+//! | `faulter.rs`   | whether one thread faults alone                                             |
 //! | `install.rs`   | one page, or a run of pages, into an address space: every answer of the kernel |
 //! | `answer.rs`    | answering a fault                                                           |
 //! | `ahead.rs`     | who reads in order, and what comes next                                     |
@@ -27,6 +28,7 @@ mod answer;
 mod block;
 mod counts;
 mod events;
+mod faulter;
 mod fill;
 mod install;
 mod member;
@@ -42,6 +44,7 @@ use snapshot_format::PageNo;
 
 pub use self::block::{Block, Piece, What};
 pub use self::counts::{Counts, Latency};
+pub use self::faulter::Faulter;
 pub use self::notice::{Notice, OnFailure};
 
 use self::member::Member;
@@ -121,6 +124,7 @@ pub struct Session<I> {
     on_failure: OnFailure,
     counts: Counts,
     latency: Latency,
+    faulter: Faulter,
     notices: Vec<Notice>,
     /// Pages that are about to be touched.
     ahead: Vec<Request>,
@@ -142,6 +146,7 @@ impl<I: Installer> Session<I> {
             on_failure,
             counts: Counts::default(),
             latency: Latency::default(),
+            faulter: Faulter::default(),
             notices: Vec::new(),
             ahead: Vec::new(),
             read_ahead: 0,
@@ -249,6 +254,12 @@ impl<I: Installer> Session<I> {
     #[must_use]
     pub fn counts(&self) -> &Counts {
         &self.counts
+    }
+
+    /// Who faulted last, and how often in a row.
+    #[must_use]
+    pub fn faulter(&self) -> Faulter {
+        self.faulter
     }
 
     /// How long threads have waited for pages, as far as this program can know: from the message to the installed page.

@@ -117,6 +117,7 @@ fn serve(
         read_ahead: 0,
         on_failure,
         finish_within: PATIENCE,
+        follow: true,
         quiet: true,
     };
     let choice: Choice = format!("largest={:#x}", actor.address)

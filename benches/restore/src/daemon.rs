@@ -20,7 +20,13 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     /// Restores the only region of a snapshot, which is where it was.
-    pub(crate) fn start(program: &Path, snapshot: &Path, pid: i32, at: Addr) -> Self {
+    pub(crate) fn start(
+        program: &Path,
+        snapshot: &Path,
+        pid: i32,
+        at: Addr,
+        options: &[&str],
+    ) -> Self {
         let begun = Instant::now();
         let mut child = Command::new(program)
             .arg("--snapshot")
@@ -28,6 +34,7 @@ impl Daemon {
             .args(["--json", "--pid", &pid.to_string()])
             .arg("--region")
             .arg(format!("{at}={at}"))
+            .args(options)
             .stdout(Stdio::piped())
             .spawn()
             .expect("the daemon");

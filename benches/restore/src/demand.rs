@@ -127,7 +127,13 @@ fn with_daemon(
     walk: Walk,
 ) -> (Series, String) {
     let (mut target, _) = Target::start(area, times, None);
-    let daemon = Daemon::start(&setup.program, snapshot, target.pid(), area.range().start);
+    let daemon = Daemon::start(
+        &setup.program,
+        snapshot,
+        target.pid(),
+        area.range().start,
+        &[],
+    );
     target.order(Order::Touch(walk));
     let first = target.walked().first;
     drop(target);

@@ -2,12 +2,14 @@
 //! `scripts/bench restore` builds and calls it; `benches/RESULTS.md` has results.
 
 mod area;
+mod crowd;
 mod daemon;
 mod demand;
 mod detect;
 #[path = "../../shared/measure.rs"]
 mod measure;
 mod one_core;
+mod placement;
 mod ready;
 mod shared;
 mod snapshot;
@@ -21,9 +23,9 @@ use measure::Noise;
 use one_core::on_one_core;
 
 const USAGE: &str = "usage: restore-bench [--quick] [--rounds N] [--only PART]... [--all-cores] --program UFFD-RESTORE --work FOLDER
-PART is shared or ready";
+PART is shared, ready or placement";
 
-const PARTS: [&str; 2] = ["shared", "ready"];
+const PARTS: [&str; 3] = ["shared", "ready", "placement"];
 
 /// What is measured, and where.
 #[derive(Debug)]
@@ -63,6 +65,9 @@ fn main() -> ExitCode {
     if wants("ready") {
         ready::run(&setup);
         faults(&|| demand::run(&setup));
+    }
+    if wants("placement") {
+        placement::run(&setup);
     }
     let (others, steal) = Noise::now().since(&before);
     println!("\n## Noise\n");

@@ -88,7 +88,7 @@ fn measure(setup: &Setup, pages: usize, shared: bool, times: &Area) -> (f64, f64
         target.order(Order::Write(page, 0, 1));
         target.reply();
     }
-    let daemon = Daemon::start(&setup.program, &path, target.pid(), area.range().start);
+    let daemon = Daemon::start(&setup.program, &path, target.pid(), area.range().start, &[]);
     for (page, value) in [(0, stamp(0)), (step, stamp(step)), (1, 0), (pages - 1, 0)] {
         target.order(Order::Read(page, 0));
         assert_eq!(target.reply()[0], value, "page {page}");

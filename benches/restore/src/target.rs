@@ -20,6 +20,7 @@ use uffd_restore::handover::pidfd;
 use uffd_restore::uffd::{Features, Userfaultfd, abi, new_for_this_process};
 
 use crate::area::Area;
+use crate::crowd::Crowd;
 use crate::measure::{Random, Series};
 
 /// Which pages are touched.
@@ -48,6 +49,8 @@ pub(crate) enum Order {
     Write(usize, usize, u64),
     /// madvise(2) for a page.
     Advise(usize, i32),
+    /// Touch pages with several threads.
+    Crowd(Crowd),
 }
 
 /// How a walk went.
@@ -128,6 +131,7 @@ impl<'a> Target<'a> {
             }
             Order::Read(page, word) => [1, page as u64, word as u64, 0, 0, 0],
             Order::Write(page, word, value) => [2, page as u64, word as u64, value, 0, 0],
+            Order::Crowd(crowd) => crowd.words(),
             Order::Advise(page, advice) => {
                 [3, page as u64, u64::from(advice.unsigned_abs()), 0, 0, 0]
             }
@@ -206,6 +210,10 @@ fn live(area: &Area, times: &Area, mode: Mode, mut socket: UnixStream) {
             }
             1 => reply[0] = area.read(page, word),
             2 => area.write(page, word, value),
+            4 => {
+                let words = [page as u64, word as u64, value, random, pause];
+                reply = Crowd::of(words).touch(area, times);
+            }
             _ => area.advise(page, i32::try_from(word).expect("an advice")),
         }
     }
@@ -259,7 +267,9 @@ fn touch(area: &Area, times: &Area, walk: Walk) -> [u64; 6] {
 /// A userfaultfd of this process with a range registered.
 fn registered(range: AddrRange, mode: u64) -> Userfaultfd {
     let userfaultfd = new_for_this_process().expect("a userfaultfd");
-    let features = abi::UFFD_FEATURE_MISSING_SHMEM | abi::UFFD_FEATURE_MINOR_SHMEM;
+    let features = abi::UFFD_FEATURE_MISSING_SHMEM
+        | abi::UFFD_FEATURE_MINOR_SHMEM
+        | abi::UFFD_FEATURE_THREAD_ID;
     userfaultfd
         .agree(Features::from_bits(features))
         .expect("Linux 5.14, for minor faults in shared memory");

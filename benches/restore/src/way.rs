@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use snapshot_format::PAGE_SIZE;
+use uffd_restore::addr::Addr;
 use uffd_restore::uffd::abi::{UFFDIO_REGISTER_MODE_MINOR, UFFDIO_REGISTER_MODE_MISSING};
 use uffd_restore::uffd::{Fault, Message, Userfaultfd};
 
@@ -85,7 +86,7 @@ pub(crate) struct Server<'a> {
     area: &'a Area,
     file: Option<&'a File>,
     content: Vec<u8>,
-    messages: Vec<Message>,
+    pub(crate) messages: Vec<Message>,
 }
 
 impl<'a> Server<'a> {
@@ -147,6 +148,11 @@ impl<'a> Server<'a> {
             }
         };
         assert_eq!(outcome.stop, None, "{way:?} at page {page}");
+    }
+
+    /// The page that an address lies in.
+    pub(crate) fn page_of(&self, address: Addr) -> usize {
+        self.area.page_of(address)
     }
 
     /// Waits for a fault or the target's reply, which stays to be taken.
