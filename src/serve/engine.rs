@@ -20,7 +20,7 @@ use crate::terminal::mention;
 use crate::uffd::{Stop, Userfaultfd};
 
 /// How often address spaces that say nothing are asked whether they still exist: no event tells of exit or exec.
-const LOOK_AROUND: Duration = Duration::from_millis(100);
+pub(super) const LOOK_AROUND: Duration = Duration::from_millis(100);
 
 /// A session and everything around it.
 pub(super) struct Engine {
@@ -125,8 +125,8 @@ impl Engine {
         let mut ready = Vec::new();
         let mut placement = Placement::of_this_thread(self.options.follow);
         while self.session.spaces().next().is_some() {
-            let most = self.patience();
-            if let Err(errno) = self.poller.wait(most, &mut ready) {
+            let at_all = self.patience();
+            if let Err(errno) = self.poller.wait(at_all, &mut ready) {
                 self.end_at_once(&format!("cannot wait for events: {errno}"));
                 return;
             }
@@ -166,14 +166,10 @@ impl Engine {
         }
     }
 
-    /// How long to wait for the next thing to happen.
-    fn patience(&mut self) -> Duration {
+    /// Whether to wait for the next thing to happen.
+    fn patience(&mut self) -> bool {
         if self.soon.is_empty() {
-            return if self.filling.has_content() {
-                Duration::ZERO
-            } else {
-                LOOK_AROUND
-            };
+            return !self.filling.has_content();
         }
         // A thread that was told of something has to run before the kernel lets us go on: it needs the processor.
         match self.stalls {
@@ -183,7 +179,7 @@ impl Engine {
             }
             stalls => std::thread::sleep(Duration::from_micros(u64::from(stalls).min(1000))),
         }
-        Duration::ZERO
+        false
     }
 
     /// A turn of one address space, and of those that it forks.

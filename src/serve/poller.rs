@@ -9,6 +9,8 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::EventFd;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use crate::readable::readable_within;
 use crate::session::SpaceId;
@@ -29,6 +31,7 @@ pub(super) enum Ready {
 const POOL: u64 = 0;
 const TARGET: u64 = 1;
 const SIGNAL: u64 = 2;
+const CLOCK: u64 = 3;
 const FIRST_SPACE: u64 = 16;
 
 /// Signals that ask this program to end.
@@ -112,18 +115,27 @@ impl Ending {
 pub(super) struct Poller {
     epoll: Epoll,
     ending: Ending,
+    /// Makes the loop go on now and then. A timeout for each wait would be set and cancelled with every fault.
+    clock: TimerFd,
     events: Vec<EpollEvent>,
 }
 
 impl Poller {
-    pub(super) fn new(pool: BorrowedFd<'_>, orders: Orders) -> Result<Self, Errno> {
+    /// [`Poller::wait`] returns at least every `tick`.
+    pub(super) fn new(pool: BorrowedFd<'_>, orders: Orders, tick: Duration) -> Result<Self, Errno> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let ending = Ending::of(orders)?;
         epoll.add(pool, EpollEvent::new(EpollFlags::EPOLLIN, POOL))?;
         epoll.add(ending.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, SIGNAL))?;
+        let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+        let clock = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
+        let ticks = Expiration::Interval(TimeSpec::from_duration(tick));
+        clock.set(ticks, TimerSetTimeFlags::empty())?;
+        epoll.add(&clock, EpollEvent::new(EpollFlags::EPOLLIN, CLOCK))?;
         Ok(Self {
             epoll,
             ending,
+            clock,
             events: vec![EpollEvent::empty(); 64],
         })
     }
@@ -147,10 +159,14 @@ impl Poller {
         let _ = self.epoll.delete(descriptor);
     }
 
-    /// Waits until something happens, no longer than `most`.
-    pub(super) fn wait(&mut self, most: Duration, ready: &mut Vec<Ready>) -> Result<(), Errno> {
+    /// Waits until something happens, or the time for a look around has come; or does not wait.
+    pub(super) fn wait(&mut self, at_all: bool, ready: &mut Vec<Ready>) -> Result<(), Errno> {
         ready.clear();
-        let timeout = EpollTimeout::try_from(most).unwrap_or(EpollTimeout::MAX);
+        let timeout = if at_all {
+            EpollTimeout::NONE
+        } else {
+            EpollTimeout::ZERO
+        };
         let count = match self.epoll.wait(&mut self.events, timeout) {
             Ok(count) => count,
             Err(Errno::EINTR) => 0,
@@ -160,11 +176,16 @@ impl Poller {
             self.events
                 .iter()
                 .take(count)
-                .map(|event| match event.data() {
-                    POOL => Ready::Pool,
-                    TARGET => Ready::TargetEnded,
-                    SIGNAL => Ready::Signal,
-                    space => Ready::Space(SpaceId(space - FIRST_SPACE)),
+                .filter_map(|event| match event.data() {
+                    POOL => Some(Ready::Pool),
+                    TARGET => Some(Ready::TargetEnded),
+                    SIGNAL => Some(Ready::Signal),
+                    CLOCK => {
+                        // Silent until the next tick. Somebody waited for it, or it would not be here.
+                        let _ = self.clock.wait();
+                        None
+                    }
+                    space => Some(Ready::Space(SpaceId(space - FIRST_SPACE))),
                 }),
         );
         Ok(())

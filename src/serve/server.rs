@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-use super::engine::{Engine, reserve};
+use super::engine::{Engine, LOOK_AROUND, reserve};
 use super::poller::Poller;
 use super::pool::{Pool, Workers};
 use super::supply::Supply;
@@ -36,7 +36,8 @@ impl Server {
         options: Options,
     ) -> Result<Self, ServeError> {
         let pool = Pool::of(workers)?;
-        let poller = Poller::new(pool.bell(), orders).map_err(cannot("wait for events"))?;
+        let poller =
+            Poller::new(pool.bell(), orders, LOOK_AROUND).map_err(cannot("wait for events"))?;
         Ok(Self {
             supply: Supply::new(source, pool),
             poller,

@@ -4,6 +4,7 @@
 //! woken, and whatever is forgotten here the kernel asks again after a wake.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Instant;
 
 use crate::addr::Addr;
@@ -26,11 +27,33 @@ pub(super) struct Waiter {
 /// kernel-mode fault of a thread with a signal pending floods us with messages until its page is there.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    waiters: HashMap<Addr, Waiter>,
+    waiters: HashMap<Addr, Waiter, BuildHasherDefault<PageHasher>>,
     hot: VecDeque<Addr>,
     order: VecDeque<Addr>,
     /// How many of them have been asked for.
     requested: usize,
+}
+
+/// For addresses of pages. A target that chose them to collide would slow down nobody but itself, and it has no more of them than threads.
+#[derive(Debug, Default)]
+struct PageHasher(u64);
+
+impl Hasher for PageHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(u64::from(byte));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        // Fibonacci hashing, with the good bits at both ends, where the table takes them from.
+        let product = (self.0 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = product ^ (product >> 32);
+    }
 }
 
 impl Waiting {

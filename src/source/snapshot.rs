@@ -148,7 +148,11 @@ impl SnapshotReader {
             None => self.append_frame(frame, block),
         };
         let first = page.0.saturating_sub(self.frame_pages - 1);
+        let mut found = 0;
         for other in first..page.0 + self.frame_pages {
+            if found == frame.pages {
+                break;
+            }
             if other != page.0 && !welcome.contains(&other) {
                 continue;
             }
@@ -161,6 +165,7 @@ impl SnapshotReader {
                     None => slot_of(&own, slot),
                 };
                 block.push(other, what);
+                found += 1;
             }
         }
     }
