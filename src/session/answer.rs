@@ -204,6 +204,11 @@ impl<I: Installer> Session<I> {
             .piece_of(request.page)
             .filter(|piece| needed.end <= piece.pages.end);
         let progress = match piece.map(|piece| (&piece.what, block.bytes_of(piece, &needed))) {
+            Some((What::Bytes(_), Some(_)))
+                if piece.is_some_and(|piece| self.put_together(request, block, piece)) =>
+            {
+                Progress::Done
+            }
             Some((What::Bytes(_), Some(bytes))) => {
                 let progress = self.put_page(id, range, Put::Bytes(bytes), now);
                 if progress == Progress::Done {

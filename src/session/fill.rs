@@ -145,7 +145,7 @@ impl<I: Installer> Session<I> {
 
     /// The first part of `within` that is still owed, how it is mapped, and which pages of the snapshot it has; no pages if
     /// they are not those that would be there had nothing moved.
-    fn owed_part(
+    pub(super) fn owed_part(
         &self,
         id: SpaceId,
         within: AddrRange,
@@ -203,7 +203,7 @@ impl<I: Installer> Session<I> {
 }
 
 /// Where pages belong if everything is still where it was when the request was made.
-fn place_of(request: &Request, pages: &Range<u64>) -> Option<AddrRange> {
+pub(super) fn place_of(request: &Request, pages: &Range<u64>) -> Option<AddrRange> {
     let start = if pages.start >= request.page.0 {
         request
             .at

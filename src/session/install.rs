@@ -134,7 +134,7 @@ impl<I: Installer> Session<I> {
     }
 
     /// The call itself, and what it says about the state of the address space.
-    fn install(&mut self, id: SpaceId, range: AddrRange, put: Put<'_>) -> Outcome {
+    pub(super) fn install(&mut self, id: SpaceId, range: AddrRange, put: Put<'_>) -> Outcome {
         let Some(member) = self.members.get_mut(&id) else {
             return Outcome::stopped(Stop::Gone);
         };

@@ -19,6 +19,7 @@
 //! | `answer.rs`    | answering a fault                                                           |
 //! | `ahead.rs`     | who reads in order, and what comes next                                     |
 //! | `fill.rs`      | pages that nobody waits for                                                 |
+//! | `together.rs` | a small frame in one go                                                     |
 //! | `abandon.rs`   | giving up without turning anything into zeros                               |
 //! | `counts.rs`    | what happened, for people                                                   |
 
@@ -33,6 +34,7 @@ mod fill;
 mod install;
 mod member;
 mod notice;
+mod together;
 mod waiting;
 
 use std::collections::BTreeMap;
