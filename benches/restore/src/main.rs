@@ -72,7 +72,7 @@ fn main() -> ExitCode {
     let (others, steal) = Noise::now().since(&before);
     println!("\n## Noise\n");
     println!(
-        "Rounds: {}. Faults were served on {}. During the run other programs used {others:.0} % of the machine's CPU time, the hypervisor took {steal:.1} %.",
+        "Rounds: {}. Faults were served on {} (but for placement). During the run other programs used {others:.0} % of the machine's CPU time, the hypervisor took {steal:.1} %.",
         setup.rounds,
         if setup.all_cores {
             "all cores"
