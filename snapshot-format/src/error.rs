@@ -1,6 +1,7 @@
 //! What can go wrong, named by place.
 
 use crate::header::{SnapshotId, VERSION};
+use crate::working_set::VERSION as SET_VERSION;
 use std::{fmt, io};
 
 /// Where in the file.
@@ -25,6 +26,12 @@ pub enum Place {
     IndexEntry(u64),
     /// A frame, by its offset in the file.
     Frame(u64),
+    /// The frame table of a working set.
+    FrameTable,
+    /// An entry of the frame table of a working set, by position.
+    FrameEntry(usize),
+    /// The runs of an entry of the frame table of a working set, by its position.
+    Runs(usize),
 }
 
 impl fmt::Display for Place {
@@ -39,11 +46,14 @@ impl fmt::Display for Place {
             Self::IndexNode(offset) => write!(f, "page index node at byte {offset}"),
             Self::IndexEntry(page) => write!(f, "page index entry of page {page}"),
             Self::Frame(offset) => write!(f, "frame at byte {offset}"),
+            Self::FrameTable => write!(f, "frame table"),
+            Self::FrameEntry(entry) => write!(f, "frame table entry {entry}"),
+            Self::Runs(entry) => write!(f, "runs of frame {entry}"),
         }
     }
 }
 
-/// Why a snapshot, or a page of it, cannot be read.
+/// Why a snapshot or a working set, or a part of it, cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -52,6 +62,26 @@ pub enum Error {
         "not a snapshot (the first bytes are not a snapshot's; a raw memory file is made into one by `uffd-snapshot pack`)"
     )]
     NotASnapshot,
+    /// A working set where a snapshot belongs.
+    #[error(
+        "this is a working set, not a snapshot (`uffd-snapshot working-set inspect` says of which snapshot)"
+    )]
+    SetNotSnapshot,
+    /// The file does not begin with the magic number of a working set.
+    #[error(
+        "not a working set (the first bytes are not one's; one is recorded by `uffd-restore --record-working-set`)"
+    )]
+    NotAWorkingSet,
+    /// A snapshot where a working set belongs.
+    #[error(
+        "this is a snapshot, not a working set (which is beside it and called SNAPSHOT.ws, unless it was named)"
+    )]
+    SnapshotNotSet,
+    /// A version of the working set file that this library does not read.
+    #[error(
+        "working set version {0} is not known, this program reads version {SET_VERSION}: use a newer uffd-restore, or record the set again"
+    )]
+    UnknownSetVersion(u32),
     /// A version of the format that this library does not read.
     #[error(
         "format version {0} is not known, this program reads version {VERSION}: use a newer uffd-restore"
@@ -96,6 +126,14 @@ pub enum Error {
         /// Pages in the snapshot.
         pages: u64,
     },
+    /// A frame that the working set does not have.
+    #[error("frame {frame} does not exist, the working set has {frames} frames")]
+    NoSuchFrame {
+        /// The frame asked for.
+        frame: usize,
+        /// Frames in the working set.
+        frames: usize,
+    },
     /// The page could not be read at capture time: its content is unknown (it is not zero).
     #[error("page {0} was lost at capture time (it could not be read then)")]
     Lost(u64),
@@ -127,7 +165,7 @@ impl Error {
     }
 }
 
-/// Why a snapshot cannot be written.
+/// Why a snapshot or a working set cannot be written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {

@@ -106,8 +106,10 @@ impl Header {
     pub fn decode(bytes: &[u8; PAGE_SIZE]) -> Result<Self, Error> {
         let short = || Error::corrupt(Place::Header, "cut short");
         let mut fields = Fields::new(bytes);
-        if fields.array() != Some(MAGIC) {
-            return Err(Error::NotASnapshot);
+        match fields.array().ok_or_else(short)? {
+            MAGIC => {}
+            crate::working_set::MAGIC => return Err(Error::SetNotSnapshot),
+            _ => return Err(Error::NotASnapshot),
         }
         // Before the checksum: another version may lay out the rest differently.
         match fields.u32().ok_or_else(short)? {

@@ -1,7 +1,7 @@
 //! The uffd-restore snapshot file: compressed, checksummed, opened in constant time.
 //!
 //! `SPEC.md` beside this crate is the only description of the bytes. This crate writes them ([`Writer`]), reads them
-//! ([`Snapshot`], [`Cursor`]) and checks them ([`verify`]). It knows nothing of processes, userfaultfd or the command
+//! ([`Snapshot`], [`Cursor`]) and checks them ([`verify`]), and does the same for the [`working_set`] beside a snapshot. It knows nothing of processes, userfaultfd or the command
 //! line, does no `unsafe`, and treats every file as hostile: any bytes give a value or an [`Error`] that names the place.
 //!
 //! ```
@@ -41,6 +41,7 @@ mod snapshot;
 mod spans;
 mod storage;
 pub mod verify;
+pub mod working_set;
 mod writer;
 
 pub use codec::{Codec, Compression};
