@@ -1,7 +1,7 @@
 //! Why a command failed, and the exit status that says so.
 
 use crate::capture::CaptureError;
-use snapshot_format::{Error, WriteError};
+use snapshot_format::{Error, SnapshotId, WriteError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -41,10 +41,12 @@ pub enum Failure {
         /// Bytes that could be read.
         read: u64,
     },
-    /// A snapshot can only be read by position.
-    #[error("{0:?} is a pipe: a snapshot is read by position, give the file itself")]
+    /// A snapshot, or a working set, can only be read by position.
+    #[error(
+        "{0:?} is a pipe: snapshots and working sets are read by position, give the file itself"
+    )]
     NotSeekable(PathBuf),
-    /// A snapshot cannot be read.
+    /// A snapshot or a working set cannot be read.
     #[error("{path:?}: {source}")]
     Snapshot {
         /// The file.
@@ -62,13 +64,38 @@ pub enum Failure {
         /// Why not.
         source: Error,
     },
-    /// A snapshot cannot be written.
+    /// A snapshot or a working set cannot be written.
     #[error("{path:?}: {source}{}; nothing was left behind", write_hint(.source))]
     Write {
         /// The file.
         path: PathBuf,
         /// Why not.
         source: WriteError,
+    },
+    /// A working set belongs to another snapshot.
+    #[error(
+        "{path:?} is a working set of snapshot {set}, and {snapshot_path:?} is snapshot {snapshot}: give the snapshot that it \
+         was recorded with, or record it again"
+    )]
+    OtherSnapshot {
+        /// The working set.
+        path: PathBuf,
+        /// The snapshot that it belongs to.
+        set: SnapshotId,
+        /// The snapshot given.
+        snapshot_path: PathBuf,
+        /// Its id.
+        snapshot: SnapshotId,
+    },
+    /// A list of pages makes no sense.
+    #[error("{path:?}, line {line}: {what}")]
+    PageList {
+        /// The list.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// What is wrong, and what to write instead.
+        what: String,
     },
     /// The memory of a process cannot be captured.
     #[error(transparent)]
@@ -115,13 +142,13 @@ impl Failure {
         }
     }
 
-    /// Wrap an error of reading the snapshot `path`.
+    /// Wrap an error of reading the snapshot or the working set `path`.
     pub fn snapshot(path: &Path) -> impl FnOnce(Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Snapshot { path, source }
     }
 
-    /// Wrap an error of writing the snapshot `path`.
+    /// Wrap an error of writing the snapshot or the working set `path`.
     pub fn write(path: &Path) -> impl FnOnce(WriteError) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Write { path, source }

@@ -176,7 +176,11 @@ impl<S> fmt::Debug for Snapshot<S> {
 /// version.
 fn too_short<S: ReadAt>(storage: &S, actual: u64) -> Error {
     let mut start = [0; 12];
-    if storage.read_exact_at(&mut start, 0).is_err() || !start.starts_with(&MAGIC) {
+    let read = storage.read_exact_at(&mut start, 0);
+    if read.is_ok() && start.starts_with(&crate::working_set::MAGIC) {
+        return Error::SetNotSnapshot;
+    }
+    if read.is_err() || !start.starts_with(&MAGIC) {
         return Error::NotASnapshot;
     }
     match start

@@ -2,3 +2,4 @@
 
 pub mod restore;
 pub mod snapshot;
+pub mod working_set;

@@ -1,5 +1,6 @@
 //! The command line of `uffd-snapshot`.
 
+use super::working_set::WorkingSet;
 use crate::capture::RegionSelector;
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -30,6 +31,9 @@ pub enum Command {
     Inspect(Inspect),
     /// Read, decode and check every page of a snapshot
     Verify(Verify),
+    /// Make, look into and merge working sets: the pages that restores touch, ready to be replayed
+    #[command(subcommand)]
+    WorkingSet(WorkingSet),
 }
 
 /// `create`
@@ -221,22 +225,31 @@ impl Writing {
     /// # Errors
     /// A sentence for options that do not go together.
     pub fn compression(&self) -> Result<Compression, String> {
-        let codec = match self.codec {
-            CodecName::Zstd => Codec::Zstd,
-            CodecName::Lz4 => Codec::Lz4,
-            CodecName::Stored => Codec::Stored,
-        };
-        if self.level.is_some() && codec != Codec::Zstd {
-            return Err(format!(
-                "--level goes with --codec zstd; {codec} has no levels"
-            ));
-        }
-        Ok(Compression {
-            codec,
-            level: self.level.unwrap_or(DEFAULT_ZSTD_LEVEL),
-            frame_pages: self.frame_pages,
-        })
+        compression(self.codec, self.level, self.frame_pages)
     }
+}
+
+/// The compression of these options.
+pub(super) fn compression(
+    codec: CodecName,
+    level: Option<i32>,
+    frame_pages: u16,
+) -> Result<Compression, String> {
+    let codec = match codec {
+        CodecName::Zstd => Codec::Zstd,
+        CodecName::Lz4 => Codec::Lz4,
+        CodecName::Stored => Codec::Stored,
+    };
+    if level.is_some() && codec != Codec::Zstd {
+        return Err(format!(
+            "--level goes with --codec zstd; {codec} has no levels"
+        ));
+    }
+    Ok(Compression {
+        codec,
+        level: level.unwrap_or(DEFAULT_ZSTD_LEVEL),
+        frame_pages,
+    })
 }
 
 /// The level of zstd when none is given, whatever the default codec is.

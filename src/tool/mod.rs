@@ -7,6 +7,7 @@ mod regions;
 mod sink;
 mod unpack;
 mod verify;
+mod working_set;
 mod writing;
 
 use crate::cli::snapshot::Command;
@@ -29,11 +30,19 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Unpack(args) => unpack::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::WorkingSet(command) => working_set::run(&command),
     }
 }
 
 /// Open a snapshot.
 pub(crate) fn open(path: &Path) -> Result<Arc<Snapshot<File>>, Failure> {
+    Snapshot::open(open_file(path)?)
+        .map(Arc::new)
+        .map_err(Failure::snapshot(path))
+}
+
+/// Open a file that is read by position.
+fn open_file(path: &Path) -> Result<File, Failure> {
     // Without blocking: opening a pipe that nobody writes to would wait for ever. Files do not care.
     let file = OpenOptions::new()
         .read(true)
@@ -48,9 +57,7 @@ pub(crate) fn open(path: &Path) -> Result<Arc<Snapshot<File>>, Failure> {
     if kind.file_type().is_fifo() || kind.file_type().is_socket() {
         return Err(Failure::NotSeekable(path.to_path_buf()));
     }
-    Snapshot::open(file)
-        .map(Arc::new)
-        .map_err(Failure::snapshot(path))
+    Ok(file)
 }
 
 /// Threads to use when the user did not say.

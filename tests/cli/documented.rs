@@ -55,8 +55,17 @@ fn assert_can_be_typed<Program: Parser>(program: &str, text: &str, least: usize)
 #[test]
 fn every_command_has_help_with_an_example_that_can_be_typed() {
     let shop = Workshop::new();
-    for command in ["create", "pack", "unpack", "inspect", "verify"] {
-        let help = shop.ok(&[command, "--help"]).stdout;
+    for command in [
+        &["create"][..],
+        &["pack"],
+        &["unpack"],
+        &["inspect"],
+        &["verify"],
+        &["working-set", "build"],
+        &["working-set", "inspect"],
+        &["working-set", "merge"],
+    ] {
+        let help = shop.ok(&[command, &["--help"]].concat()).stdout;
         let help = String::from_utf8(help).expect("UTF-8");
         let (_, section) = help.split_once("Example").expect("examples");
         assert_can_be_typed::<snapshot::Cli>("uffd-snapshot", section, 1);

@@ -6,6 +6,7 @@ mod errors;
 mod leaves_nothing;
 mod pack;
 mod reviewed;
+mod working_set;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -100,3 +100,121 @@ impl History {
         page.seen.count_ones().saturating_mul(2) >= self.recordings.into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn recording(pages: &[u64]) -> History {
+        History::of_recording((0..).zip(pages).map(|(at, &page)| (PageNo(page), at)))
+    }
+
+    fn after(recordings: &[&[u64]]) -> History {
+        let mut all = recordings.iter().map(|pages| recording(pages));
+        let first = all.next().expect("a recording");
+        all.fold(first, |known, newer| known.then(&newer))
+    }
+
+    fn replayed(history: &History) -> Vec<u64> {
+        let stay = history.pages().iter().filter(|page| history.stays(page));
+        stay.map(|touched| touched.page.0).collect()
+    }
+
+    #[test]
+    fn what_one_restore_of_three_touched_is_remembered_and_not_replayed() {
+        let two = after(&[&[1, 2], &[1]]);
+        assert_eq!(replayed(&two), [1, 2], "half is enough");
+        let three = after(&[&[1, 2], &[1], &[1]]);
+        assert_eq!(replayed(&three), [1]);
+        assert_eq!(three.pages().len(), 2);
+        let again = three.then(&recording(&[2]));
+        assert_eq!(replayed(&again), [2, 1], "2 of 4, and 3 of 4");
+        assert_eq!(again.pages()[0].seen, 0b1001);
+    }
+
+    #[test]
+    fn what_eight_restores_did_not_touch_is_forgotten() {
+        let mut known = recording(&[7, 8]);
+        for recordings in 2..=8 {
+            known = known.then(&recording(&[8]));
+            assert_eq!(known.recordings(), recordings);
+            assert_eq!(known.pages().len(), 2);
+        }
+        known = known.then(&recording(&[8]));
+        assert_eq!(known.recordings(), 8);
+        let pages: Vec<_> = known.pages().iter().map(|touched| touched.page.0).collect();
+        assert_eq!(pages, [8]);
+    }
+
+    #[test]
+    fn of_a_page_that_comes_twice_the_first_time_counts() {
+        let twice = History::of_recording([(PageNo(5), 10), (PageNo(4), 20), (PageNo(5), 30)]);
+        assert_eq!(twice.pages().len(), 2);
+        assert_eq!(twice.pages()[0].after_us, 10);
+        assert!(History::of_recording([]).pages().is_empty());
+    }
+
+    /// What is known after `recordings`, oldest first, page by page.
+    fn oracle(recordings: &[Vec<(u64, u32)>]) -> Vec<Touched> {
+        let newest_first: Vec<_> = recordings.iter().rev().take(8).collect();
+        let mut pages = Vec::new();
+        for page in 0..30 {
+            let time = |recording: &Vec<(u64, u32)>| {
+                let touch = recording.iter().find(|touch| touch.0 == page);
+                touch.map(|touch| touch.1)
+            };
+            let mut seen = 0;
+            for (bit, recording) in newest_first.iter().enumerate() {
+                seen |= u8::from(time(recording).is_some()) << bit;
+            }
+            if let Some(after_us) = newest_first.iter().find_map(|recording| time(recording)) {
+                pages.push(Touched {
+                    page: PageNo(page),
+                    after_us,
+                    seen,
+                });
+            }
+        }
+        pages
+    }
+
+    fn sorted(history: &History) -> Vec<Touched> {
+        let mut pages = history.pages().to_vec();
+        pages.sort_by_key(|touched| touched.page);
+        pages
+    }
+
+    proptest! {
+        #[test]
+        fn histories_are_those_of_the_oracle(
+            recordings in prop::collection::vec(prop::collection::vec((0u64..30, 0u32..50), 0..20), 1..13),
+            cut in 0usize..13,
+        ) {
+            let histories: Vec<History> = recordings
+                .iter()
+                .map(|touches| History::of_recording(touches.iter().map(|&(page, at)| (PageNo(page), at))))
+                .collect();
+            let fold = |some: &[History]| {
+                let (first, rest) = some.split_first().expect("a recording");
+                rest.iter().fold(first.clone(), |known, newer| known.then(newer))
+            };
+            let known = fold(&histories);
+            prop_assert_eq!(usize::from(known.recordings()), recordings.len().min(8));
+            prop_assert_eq!(sorted(&known), oracle(&recordings));
+            if histories.len() > 1 {
+                prop_assert!(known.pages().is_sorted_by_key(|touched| touched.after_us));
+            }
+            for touched in known.pages() {
+                let seen = (0..8).filter(|bit| touched.seen >> bit & 1 == 1).count();
+                prop_assert_eq!(known.stays(touched), 2 * seen >= recordings.len().min(8));
+            }
+            // Whether they are merged one by one or in groups makes no difference.
+            let cut = cut % histories.len();
+            if cut > 0 {
+                let (old, new) = histories.split_at(cut);
+                prop_assert_eq!(fold(old).then(&fold(new)), known);
+            }
+        }
+    }
+}

@@ -168,7 +168,8 @@ impl<S: ReadAt> WorkingSet<S> {
         Ok(History::of_file(self.header.recordings, pages))
     }
 
-    pub(super) fn storage(&self) -> &S {
+    /// The storage behind the set.
+    pub fn storage(&self) -> &S {
         &self.storage
     }
 

@@ -4,6 +4,7 @@ pub(crate) mod forge;
 pub(crate) mod plan;
 pub(crate) mod reading;
 pub(crate) mod rng;
+pub(crate) mod set;
 pub(crate) mod small;
 
 use snapshot_format::{Codec, Compression, Snapshot, WriterOptions};
