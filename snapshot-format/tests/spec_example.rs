@@ -1,5 +1,6 @@
 //! The worked example of SPEC.md, read and written.
 
+use snapshot_format::working_set::{self, Frames, History, Options, Run, WorkingSet};
 use snapshot_format::{
     Codec, Compression, Content, Cursor, Error, Metadata, PageNo, Place, Snapshot, SnapshotId,
     Source, Writer, WriterOptions,
@@ -9,6 +10,7 @@ use std::sync::Arc;
 
 const SPEC: &str = include_str!("../SPEC.md");
 const LEN: usize = 10_000;
+const SET_LEN: usize = 0x1083;
 
 /// The memory of the example.
 fn memory() -> Vec<u8> {
@@ -61,11 +63,22 @@ fn dump(file: &[u8]) -> String {
         .collect()
 }
 
-/// The file that the dump in SPEC.md shows.
+/// The snapshot that the dump in SPEC.md shows.
 fn documented() -> Vec<u8> {
-    let (_, from) = SPEC.split_once("```hexdump\n").expect("a dump in SPEC.md");
+    dumped(1, 0x5000)
+}
+
+/// The working set that the other dump shows.
+fn documented_set() -> Vec<u8> {
+    dumped(2, SET_LEN)
+}
+
+/// The file of the dump of this number, from 1, with so many bytes.
+fn dumped(number: usize, len: usize) -> Vec<u8> {
+    let from = SPEC.split("```hexdump\n").nth(number);
+    let from = from.expect("a dump in SPEC.md");
     let (lines, _) = from.split_once("```").expect("the end of the dump");
-    let mut file = vec![0; 0x5000];
+    let mut file = vec![0; len];
     for line in lines.lines() {
         let (offset, bytes) = line.split_once("  ").expect("an offset and bytes");
         let offset = usize::from_str_radix(offset, 16).expect("an offset");
@@ -137,4 +150,56 @@ fn a_flipped_bit_of_the_example_is_found_at_its_place() {
         ),
         "{read:?}"
     );
+}
+
+fn written_set() -> Vec<u8> {
+    let mut cursor = Cursor::new(Arc::new(Snapshot::open(documented()).expect("the example")));
+    let history = History::of_recording([(PageNo(2), 100), (PageNo(1), 250), (PageNo(0), 300)]);
+    let out = Bytes::new(Vec::new());
+    let written = working_set::write(&history, &mut cursor, out, &Options::default());
+    written.expect("a set").0.into_inner()
+}
+
+#[test]
+fn the_writer_writes_the_documented_set() {
+    let written = written_set();
+    assert!(
+        written == documented_set(),
+        "SPEC.md shows another set; the writer writes {:#x} bytes:\n{}",
+        written.len(),
+        dump(&written)
+    );
+}
+
+#[test]
+fn the_reader_reads_the_documented_set() {
+    let set = Arc::new(WorkingSet::open(documented_set()).expect("the example"));
+    assert_eq!((set.pages(), set.zero_pages(), set.frames()), (3, 1, 1));
+    let (mut runs, mut content) = (Vec::new(), Vec::new());
+    set.runs(0, &mut runs).expect("runs");
+    let run = |pages, zero, after_us| Run {
+        pages,
+        zero,
+        after_us,
+        seen: 1,
+    };
+    assert_eq!(runs, [run(0..1, true, 300), run(1..3, false, 100)]);
+    Frames::new(Arc::clone(&set))
+        .read(0, &mut content)
+        .expect("content");
+    content.truncate(LEN - 4096);
+    assert!(content == memory()[4096..]);
+    let at = set.frames_at();
+    let stored = set.stored(0).expect("a frame");
+    assert_eq!(
+        (at.start, at.end - at.start),
+        (0x1000, stored.payload_len.into())
+    );
+    let said = format!(
+        "The frames have {} bytes, so R is {:#x} and T is {:#x}.",
+        stored.payload_len,
+        at.end,
+        at.end + 32
+    );
+    assert!(SPEC.contains(&said), "{said}");
 }

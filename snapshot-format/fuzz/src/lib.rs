@@ -10,8 +10,9 @@ mod common;
 use arbitrary::Arbitrary;
 use common::forge::Forge;
 use common::plan::{Plan, Planned, What};
-use common::{CODECS, options, reading, small};
+use common::{CODECS, options, reading, set, small};
 use snapshot_format::fuzzing::{Header, Limits, decode_inner, decode_leaf};
+use snapshot_format::working_set::WorkingSet;
 use snapshot_format::{
     Content, Cursor, Error, PageNo, Region, Snapshot, WriterOptions, bulk, verify,
 };
@@ -87,22 +88,56 @@ pub fn read_all(data: &[u8]) {
         });
         let (&choice, changes) = data.split_first().unwrap_or((&0, &[]));
         let mut bytes = files[usize::from(choice) % files.len()].clone();
-        // A place, a length and new bytes.
-        let mut rest = changes;
-        while let Some((&[low, high, len], behind)) = rest.split_first_chunk() {
-            let at = usize::from(u16::from_le_bytes([low, high])) % bytes.len();
-            let len = (usize::from(len) % 33)
-                .min(behind.len())
-                .min(bytes.len() - at);
-            bytes[at..at + len].copy_from_slice(&behind[..len]);
-            rest = &behind[len..];
-        }
+        change(&mut bytes, changes);
         Forge { bytes }
     };
     if forge.bytes.len() >= 4096 {
         forge.repair();
     }
     open(&forge.bytes);
+}
+
+/// Any bytes as a working set, as they are and with checksums made right; and any changes to a good one.
+pub fn working_set(data: &[u8]) {
+    static FILES: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
+    let files = FILES.get_or_init(|| CODECS.map(|codec| set::file(codec, 3)).into());
+    let mut bytes = if data.len() >= 4096 {
+        read_set(data.to_vec());
+        data.to_vec()
+    } else {
+        let (&choice, changes) = data.split_first().unwrap_or((&0, &[]));
+        let mut bytes = files[usize::from(choice) % files.len()].clone();
+        change(&mut bytes, changes);
+        bytes
+    };
+    set::repair(&mut bytes);
+    read_set(bytes);
+}
+
+fn read_set(bytes: Vec<u8>) {
+    let Ok(open) = WorkingSet::open(bytes) else {
+        return;
+    };
+    let open = Arc::new(open);
+    if let (Ok(read), true) = (set::everything(&open), open.frames() < 1000) {
+        assert_eq!(read.frames.len(), open.frames());
+        // What is known of its pages survives another set.
+        let known = read.history.then(&read.history);
+        assert!(known.pages().len() == read.history.pages().len() || known.recordings() == 8);
+    }
+}
+
+/// Make changes: a place, a length and new bytes, over and over.
+fn change(bytes: &mut [u8], changes: &[u8]) {
+    let mut rest = changes;
+    while let Some((&[low, high, len], behind)) = rest.split_first_chunk() {
+        let at = usize::from(u16::from_le_bytes([low, high])) % bytes.len();
+        let len = (usize::from(len) % 33)
+            .min(behind.len())
+            .min(bytes.len() - at);
+        bytes[at..at + len].copy_from_slice(&behind[..len]);
+        rest = &behind[len..];
+    }
 }
 
 /// Read some pages in every way.

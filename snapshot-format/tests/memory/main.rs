@@ -11,4 +11,5 @@ mod counting;
 
 mod hostile;
 mod reader;
+mod sets;
 mod writer;
