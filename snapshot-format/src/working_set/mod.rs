@@ -33,6 +33,7 @@
 mod frames;
 mod header;
 mod history;
+mod opening;
 mod reader;
 mod tables;
 mod writer;

@@ -1,9 +1,10 @@
 //! An open working set: header and frame table.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
-use super::header::{HEADER_LEN, Header, MAGIC, VERSION};
+use super::header::{HEADER_LEN, Header};
 use super::history::{History, Touched};
-use super::tables::{ENTRY_LEN, Entry, Kind, MAX_ENTRY_PAGES, RUN_LEN, Run, decode_run};
+use super::opening::{check_table, read_table, too_short};
+use super::tables::{Entry, Kind, MAX_ENTRY_PAGES, RUN_LEN, Run, decode_run};
 use crate::codec::checksum;
 use crate::entry::FrameRef;
 use crate::error::{Error, Place};
@@ -21,9 +22,6 @@ pub struct WorkingSet<S> {
     /// Those that are replayed, and then those of faded pages.
     entries: Vec<Entry>,
 }
-
-/// Entries read with one call.
-const READ_ENTRIES: usize = 1024;
 
 /// Room for the runs of any entry.
 const RUNS_ROOM: usize = RUN_LEN * MAX_ENTRY_PAGES as usize;
@@ -234,89 +232,4 @@ impl<S> fmt::Debug for WorkingSet<S> {
             .field("header", &self.header)
             .finish_non_exhaustive()
     }
-}
-
-/// Why a file shorter than a header is refused, as precisely as its beginning allows.
-fn too_short<S: ReadAt>(storage: &S, actual: u64) -> Error {
-    let mut start = [0; 12];
-    if storage.read_exact_at(&mut start, 0).is_err() || !start.starts_with(&MAGIC) {
-        return if start.starts_with(&crate::header::MAGIC) {
-            Error::SnapshotNotSet
-        } else {
-            Error::NotAWorkingSet
-        };
-    }
-    let version = start.last_chunk().map(|bytes| u32::from_le_bytes(*bytes));
-    match version {
-        None | Some(VERSION) => Error::Truncated {
-            expected: HEADER_LEN,
-            actual,
-        },
-        Some(other) => Error::UnknownSetVersion(other),
-    }
-}
-
-/// Read the frame table, whose length has been compared with that of the file, in pieces.
-fn read_table<S: ReadAt>(storage: &S, header: &Header) -> Result<Vec<Entry>, Error> {
-    let count = usize::try_from(header.entries()).unwrap_or(usize::MAX);
-    let mut entries = Vec::with_capacity(count);
-    let mut piece = vec![[0; ENTRY_LEN]; count.min(READ_ENTRIES)];
-    let mut at = header.run_at(header.runs);
-    let mut sum = twox_hash::XxHash3_64::new();
-    while entries.len() < count {
-        let left = count.saturating_sub(entries.len());
-        let piece = piece.get_mut(..left.min(READ_ENTRIES)).unwrap_or_default();
-        let bytes = piece.as_flattened_mut();
-        storage
-            .read_exact_at(bytes, at)
-            .map_err(|source| Error::read(Place::FrameTable, source))?;
-        std::hash::Hasher::write(&mut sum, bytes);
-        at = at.saturating_add(bytes.len() as u64);
-        for bytes in &*piece {
-            let place = Place::FrameEntry(entries.len());
-            let entry = Entry::decode(bytes).map_err(|what| Error::corrupt(place, what));
-            entries.push(entry?);
-        }
-    }
-    if std::hash::Hasher::finish(&sum) != header.table_checksum {
-        let what = "the checksum does not match";
-        return Err(Error::corrupt(Place::FrameTable, what));
-    }
-    Ok(entries)
-}
-
-/// Check the entries against each other and the header.
-fn check_table(header: &Header, entries: &[Entry]) -> Result<(), Error> {
-    let frames_at = header.frames_at();
-    let (mut end, mut end_run, mut content) = (frames_at.start, 0, 0u64);
-    for (number, entry) in (0u64..).zip(entries) {
-        let corrupt = |what| {
-            Error::corrupt(
-                Place::FrameEntry(usize::try_from(number).unwrap_or(usize::MAX)),
-                what,
-            )
-        };
-        if entry.frame.offset < end || entry.end() > frames_at.end {
-            return Err(corrupt(
-                "the frame lies outside of the frames, or over the one before",
-            ));
-        }
-        if entry.first_run != end_run {
-            return Err(corrupt("its runs are not those behind the ones before"));
-        }
-        if number >= header.frames.into() && entry.frame.pages != 0 {
-            return Err(corrupt("faded pages have content"));
-        }
-        (end, end_run) = (entry.end(), entry.end_run());
-        content = content.saturating_add(entry.frame.pages.into());
-    }
-    if end_run != header.runs {
-        let what = "there are not as many runs as the header says";
-        return Err(Error::corrupt(Place::FrameTable, what));
-    }
-    if content != header.pages.saturating_sub(header.zero_pages) {
-        let what = "there is not as much content as the header says";
-        return Err(Error::corrupt(Place::FrameTable, what));
-    }
-    Ok(())
 }
