@@ -22,8 +22,8 @@ pub enum WorkingSet {
   uffd-snapshot working-set build vm.snap --pages list -o vm.snap.ws
   uffd-snapshot working-set build vm.snap --from vm.snap.ws --codec zstd -o small.ws
 
-A line of the list is \"PAGE [COUNT]\": the number of a page, from 0, and how many follow it, in
-the order in which they are to be replayed. What follows # is a comment.")]
+A line of the list is \"PAGE [COUNT]\": the number of a page, from 0, and how many pages from it on
+[default: 1], in the order in which they are to be replayed. What follows # is a comment.")]
 pub struct Build {
     /// Snapshot that the pages are of
     #[arg(value_name = "SNAPSHOT")]

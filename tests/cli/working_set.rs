@@ -1,5 +1,6 @@
 //! `uffd-snapshot working-set`: build, inspect, merge.
 
+use super::leaves_nothing::SmallDisk;
 use super::{Workshop, memory, stderr};
 use std::fs;
 
@@ -401,4 +402,65 @@ fn pages_that_cannot_be_read_are_left_out_and_counted() {
     );
     let json = shop.json(&["working-set", "build", "bad", "--pages", "list", "-o", "y"]);
     assert_eq!(json["left_out_pages"], bad);
+}
+
+#[test]
+fn a_set_with_pages_that_the_snapshot_does_not_have_is_told_so() {
+    let shop = Workshop::new();
+    let id = "0123456789abcdef0123456789abcdef";
+    for (name, pages) in [("snap", 100), ("small", 10)] {
+        shop.write("raw", &memory(pages * 4096));
+        shop.ok(&["pack", "raw", "-o", name, "--id", id]);
+    }
+    build(&shop, "snap.ws", "3\n99");
+    let inspect = ["working-set", "inspect", "snap.ws", "--snapshot"];
+    shop.ok(&[&inspect[..], &["snap"]].concat());
+    let said = shop.fails(1, &[&inspect[..], &["small"]].concat());
+    assert_says(
+        &said,
+        &[
+            "snap.ws",
+            "page 99 does not exist, the snapshot has 10 pages",
+        ],
+    );
+    let json = shop.json(&[
+        "working-set",
+        "build",
+        "small",
+        "--from",
+        "snap.ws",
+        "-o",
+        "x",
+    ]);
+    assert_eq!(
+        (&json["pages"], &json["left_out_pages"]),
+        (&1.into(), &1.into())
+    );
+}
+
+#[test]
+fn a_full_disk_is_told_and_nothing_is_left() {
+    let shop = shop();
+    let _disk = SmallDisk::new(&shop.path("disk"), 64 << 10);
+    shop.write("list", b"0 100");
+    let said = shop.fails(
+        1,
+        &[
+            "working-set",
+            "build",
+            "snap",
+            "--pages",
+            "list",
+            "-o",
+            "disk/x",
+        ],
+    );
+    assert_says(
+        &said,
+        &["disk/x", "free some space", "nothing was left behind"],
+    );
+    assert_eq!(
+        fs::read_dir(shop.path("disk")).expect("the disk").count(),
+        0
+    );
 }

@@ -110,12 +110,10 @@ impl Header {
         if zero_pages > pages {
             return Err(corrupt("more pages are zero than there are"));
         }
-        if pages
+        let all_pages = pages
             .checked_add(faded_pages)
-            .is_none_or(|all| all > MAX_SET_PAGES)
-        {
-            return Err(corrupt("more pages than the format allows"));
-        }
+            .filter(|&all| all <= MAX_SET_PAGES)
+            .ok_or_else(|| corrupt("more pages than the format allows"))?;
         let header = Self {
             snapshot,
             recordings,
@@ -128,6 +126,10 @@ impl Header {
             faded_pages,
             table_checksum,
         };
+        // A run has a page and an entry a run. So what a sparse file claims to have is bounded too.
+        if u64::from(runs) > all_pages || header.entries() > runs.into() {
+            return Err(corrupt("more frames or runs than pages"));
+        }
         if header.file_len() != Some(file_len) {
             return Err(corrupt("the file length is not the sum of its parts"));
         }

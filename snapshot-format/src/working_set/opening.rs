@@ -10,6 +10,9 @@ use std::hash::Hasher;
 /// Entries read with one call.
 const READ_ENTRIES: usize = 1024;
 
+/// Entries for which room is made before any is read: 2.5 MiB.
+const MAX_RESERVED: usize = 1 << 16;
+
 /// Why a file shorter than a header is refused, as precisely as its beginning allows.
 pub(super) fn too_short<S: ReadAt>(storage: &S, actual: u64) -> Error {
     let mut start = [0; 12];
@@ -33,7 +36,8 @@ pub(super) fn too_short<S: ReadAt>(storage: &S, actual: u64) -> Error {
 /// Read the frame table, whose length has been compared with that of the file, in pieces.
 pub(super) fn read_table<S: ReadAt>(storage: &S, header: &Header) -> Result<Vec<Entry>, Error> {
     let count = usize::try_from(header.entries()).unwrap_or(usize::MAX);
-    let mut entries = Vec::with_capacity(count);
+    // A sparse file has many entries for nothing: beyond this many, room comes as they turn out to be good.
+    let mut entries = Vec::with_capacity(count.min(MAX_RESERVED));
     let mut piece = vec![[0; ENTRY_LEN]; count.min(READ_ENTRIES)];
     let mut at = header.run_at(header.runs);
     let mut sum = twox_hash::XxHash3_64::new();

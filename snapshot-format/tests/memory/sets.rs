@@ -5,7 +5,7 @@ use crate::common::rng::Rng;
 use crate::common::{self, CODECS, set};
 use crate::counting::{allocated, alone};
 use snapshot_format::working_set::{self, Frames, History, WorkingSet};
-use snapshot_format::{Codec, Cursor, PageNo};
+use snapshot_format::{Codec, Cursor, PageNo, ReadAt};
 use std::io::Cursor as Bytes;
 use std::sync::Arc;
 
@@ -103,4 +103,46 @@ fn a_history_takes_no_more_than_the_runs_justify() {
     assert_eq!(history.pages().len(), 1 << 17);
     // 16 bytes for each page and what a table of page numbers takes.
     assert!(counted.peak < (1 << 17) * 80, "{counted:?}");
+}
+
+/// A file of zeros behind its header, which take no space.
+struct Sparse(Vec<u8>);
+
+impl ReadAt for Sparse {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
+        buffer.fill(0);
+        if offset == 0 {
+            buffer.copy_from_slice(&self.0);
+        }
+        Ok(())
+    }
+
+    fn len(&self) -> std::io::Result<u64> {
+        Ok(u64::MAX)
+    }
+}
+
+#[test]
+fn a_sparse_file_is_not_believed() {
+    let _alone = alone();
+    let most = 1_u64 << 24;
+    for (frames, faded) in [(most, 0), (0, most), (most / 2, most / 2)] {
+        let mut header = set::file(Codec::Lz4, 2)[..4096].to_vec();
+        let mut field = |at: usize, value: u64, len: usize| {
+            header[at..at + len].copy_from_slice(&value.to_le_bytes()[..len]);
+        };
+        field(40, 4096 + most * 56, 8);
+        field(48, 0, 8);
+        field(56, most, 4);
+        field(60, frames, 4);
+        field(64, faded, 4);
+        field(72, frames, 8);
+        field(80, frames, 8);
+        field(88, faded, 8);
+        set::repair(&mut header);
+        let (opened, counted) = allocated(|| WorkingSet::open(Sparse(header)).map(drop));
+        let said = opened.unwrap_err().to_string();
+        assert!(said.contains("frame table entry 0"), "{said}");
+        assert!(counted.peak < 3 * MIB, "{counted:?}");
+    }
 }

@@ -1,6 +1,6 @@
 //! `uffd-snapshot working-set build` and `merge`: from lists and sets to a set.
 
-use super::{check_belongs, list, open_set};
+use super::{check_belongs, list, of_them_zero, open_set};
 use crate::cli::working_set::{Build, Merge, SetWriting};
 use crate::failure::Failure;
 use crate::output::PendingFile;
@@ -103,11 +103,11 @@ fn sentence(output: &Path, summary: &Summary) -> String {
         count => format!("; {} {what}", counted(count, "page")),
     };
     format!(
-        "{}: {} ({}), {} of them zero, in a file of {}{}{}",
+        "{}: {} ({}){}, in a file of {}{}{}",
         output.display(),
         counted(summary.pages, "page"),
         pages_size(summary.pages),
-        summary.zero_pages,
+        of_them_zero(summary.zero_pages),
         size(summary.file_len),
         more(summary.faded, "remembered without content"),
         more(

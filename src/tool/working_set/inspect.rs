@@ -143,10 +143,10 @@ impl<'a> View<'a> {
             ),
             format!("  recordings  {}", set.recordings()),
             format!(
-                "  pages       {} ({}), {} of them zero",
+                "  pages       {} ({}){}",
                 set.pages(),
                 pages_size(set.pages()),
-                set.zero_pages()
+                super::of_them_zero(set.zero_pages())
             ),
         ];
         if set.faded_pages() > 0 {

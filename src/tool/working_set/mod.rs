@@ -44,3 +44,11 @@ fn check_belongs(
         snapshot: snapshot_id,
     })
 }
+
+/// How many pages are zero, if any are.
+fn of_them_zero(pages: u64) -> String {
+    match pages {
+        0 => String::new(),
+        pages => format!(", {pages} of them zero"),
+    }
+}
