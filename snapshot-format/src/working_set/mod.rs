@@ -1,7 +1,7 @@
 //! The working set of a snapshot: the pages that restores of it touched, when, and their content, in a file beside it.
 //!
 //! `SPEC.md`, "The working set file", is the only description of the bytes. A [`History`] says what is known of the pages,
-//! [`write`] makes a file of it and of the snapshot's content, a [`WorkingSet`] is such a file, and [`Frames`] reads what
+//! [`write()`] makes a file of it and of the snapshot's content, a [`WorkingSet`] is such a file, and [`Frames`] reads what
 //! is in it. As everywhere in this crate a file is hostile: any bytes give a value or an [`Error`](crate::Error).
 //!
 //! ```
