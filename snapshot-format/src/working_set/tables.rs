@@ -199,3 +199,63 @@ impl Entry {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_was_seen_is_within_the_recordings() {
+        for recordings in 1..=8_u8 {
+            for seen in 0..=255_u8 {
+                let run = Run {
+                    pages: 3..5,
+                    zero: false,
+                    after_us: 1,
+                    seen,
+                };
+                let decoded = decode_run(&encode_run(&run, Kind::Content), recordings);
+                let possible = seen != 0 && u32::from(seen) < 1 << recordings;
+                assert_eq!(decoded.is_ok(), possible, "{seen:#b} of {recordings}");
+            }
+        }
+    }
+
+    proptest! {
+        /// There is one way to write each run and each entry: what can be read is what would be written.
+        #[test]
+        fn records_that_can_be_read_are_those_that_are_written(
+            first in prop_oneof![0..MAX_PAGES + 2, any::<u64>()],
+            numbers in any::<[u8; 4]>(),
+            count in 0u16..520,
+            seen in any::<u8>(),
+            kind in 0u8..4,
+            entry in any::<[u8; 32]>(),
+            pages in 0u16..520,
+            codec in 0u32..4,
+        ) {
+            let mut bytes = [0; RUN_LEN];
+            bytes[..8].copy_from_slice(&first.to_le_bytes());
+            bytes[8..12].copy_from_slice(&numbers);
+            bytes[12..14].copy_from_slice(&count.to_le_bytes());
+            bytes[14..].copy_from_slice(&[seen, kind]);
+            if let Ok((run, kind)) = decode_run(&bytes, 8) {
+                prop_assert!(run.count() == u64::from(count) && run.pages.end <= MAX_PAGES);
+                prop_assert_eq!(encode_run(&run, kind), bytes);
+            }
+            let mut bytes = [0; ENTRY_LEN];
+            bytes[..16].copy_from_slice(&entry[..16]);
+            // Short enough to be possible.
+            bytes[10..12].fill(0);
+            bytes[16..18].copy_from_slice(&count.to_le_bytes());
+            bytes[18..20].copy_from_slice(&pages.to_le_bytes());
+            bytes[20..24].copy_from_slice(&codec.to_le_bytes());
+            bytes[24..].copy_from_slice(&entry[16..]);
+            if let Ok(entry) = Entry::decode(&bytes) {
+                prop_assert!((1..=512).contains(&entry.runs) && entry.frame.pages <= 512);
+                prop_assert_eq!(entry.encode(), bytes);
+            }
+        }
+    }
+}

@@ -58,10 +58,11 @@ pub(crate) fn everything<S: ReadAt>(set: &Arc<WorkingSet<S>>) -> Result<Everythi
     let (mut frames, mut failed) = (Vec::new(), None);
     for frame in 0..set.frames() {
         let (mut runs, mut content) = (vec![], vec![1, 2, 3]);
-        let read = set.runs(frame, &mut runs);
-        let read = read.and(reader.read(frame, &mut content));
-        if let Err(error) = read {
-            assert!(failed.is_some() || runs.is_empty() || content.is_empty());
+        let read_runs = set.runs(frame, &mut runs);
+        let read_content = reader.read(frame, &mut content);
+        assert!(read_runs.is_ok() || runs.is_empty());
+        assert!(read_content.is_ok() || content.is_empty());
+        if let Err(error) = read_runs.and(read_content) {
             failed.get_or_insert(error);
             continue;
         }
