@@ -123,13 +123,10 @@ impl<S: ReadAt> WorkingSet<S> {
     /// [`Error::Corrupt`] or [`Error::Read`] naming the place.
     pub fn history(&self) -> Result<History, Error> {
         let (mut pages, mut known) = (Vec::new(), HashSet::new());
-        let (mut zero, mut twice) = (0u64, false);
+        let mut twice = false;
         for (number, entry) in self.entries.iter().enumerate() {
             let faded = number >= self.frames();
             self.each_run(number, entry, faded, |run| {
-                if run.zero {
-                    zero = zero.saturating_add(run.count());
-                }
                 for page in run.pages.map(PageNo) {
                     twice |= !known.insert(page);
                     pages.push(Touched {
@@ -157,7 +154,8 @@ impl<S: ReadAt> WorkingSet<S> {
             }
         }
         let all = self.header.pages.saturating_add(self.header.faded_pages);
-        if pages.len() as u64 != all || zero != self.header.zero_pages {
+        // That as many are zero as it says follows: the content has been counted when the set was opened.
+        if pages.len() as u64 != all {
             return Err(Error::corrupt(
                 Place::Header,
                 "the pages are not as many as the runs have",

@@ -256,3 +256,66 @@ fn random_changes_behind_good_checksums_never_panic() {
     }
     assert!(accepted > 50, "{accepted}: times and the like may change");
 }
+
+/// Add to the number of so many bytes at a place.
+fn add(bytes: &mut [u8], at: usize, len: usize, more: i64) {
+    let mut number = [0; 8];
+    number[..len].copy_from_slice(&bytes[at..at + len]);
+    let number = u64::from_le_bytes(number).wrapping_add_signed(more);
+    bytes[at..at + len].copy_from_slice(&number.to_le_bytes()[..len]);
+}
+
+#[test]
+fn numbers_that_agree_with_their_neighbours_are_found_by_those_further_away() {
+    let good = file(Codec::Stored, 2);
+    let set = WorkingSet::open(good.clone()).unwrap();
+    assert_eq!(set.frames(), 3);
+    let entry = |number: usize| good.len() - (4 - number) * 40;
+    let runs = usize::try_from(set.frames_at().end).unwrap();
+    let mut all_runs = (runs..entry(0)).step_by(16);
+    let zero_run = all_runs.find(|run| good[run + 15] == 1).unwrap();
+    let (runs_field, frames, faded_entries) = (56, 60, 64);
+    let (pages, zero_pages, faded_pages) = (72, 80, 88);
+    for (changes, what) in [
+        // A frame and the faded pages behind it, shifted by a byte.
+        (
+            &[(entry(2), 8, 1), (entry(3), 8, 1)][..],
+            "outside of the frames",
+        ),
+        (
+            &[(frames, 4, -1), (faded_entries, 4, 1)],
+            "faded pages have content",
+        ),
+        (&[(zero_run + 12, 2, 510)], "more than 512 pages"),
+        (
+            &[(pages, 8, -1), (zero_pages, 8, -1)],
+            "more pages than the header says",
+        ),
+        (
+            &[(pages, 8, 1), (zero_pages, 8, 1)],
+            "fewer pages than the header says",
+        ),
+        (
+            &[(pages, 8, 1), (zero_pages, 8, 1), (faded_pages, 8, -1)],
+            "fewer pages than the header says",
+        ),
+        (&[(faded_pages, 8, 1)], "are not as many as the runs have"),
+    ] {
+        let mut bytes = good.clone();
+        for &(at, len, more) in changes {
+            add(&mut bytes, at, len, more);
+        }
+        repair(&mut bytes);
+        let error = read(bytes).expect_err(what).to_string();
+        assert!(error.contains(what), "{error}, not {what}");
+    }
+    // A run more, that belongs to nobody.
+    let mut bytes = good[..entry(0)].to_vec();
+    bytes.extend_from_slice(&good[entry(0) - 16..]);
+    add(&mut bytes, runs_field, 4, 1);
+    add(&mut bytes, 40, 8, 16);
+    add(&mut bytes, faded_pages, 8, 1);
+    repair(&mut bytes);
+    let error = read(bytes).unwrap_err().to_string();
+    assert!(error.contains("as many runs as the header says"), "{error}");
+}
