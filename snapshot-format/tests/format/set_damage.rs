@@ -213,6 +213,7 @@ fn every_rule_of_the_tables_is_checked() {
         (table + 16, &[0, 0], "1 to 512 runs"),
         (table + 16, &[0xff, 0xff], "1 to 512 runs"),
         (table + 18, &[0xff, 0xff], "512 pages of content"),
+        (table + 20, &[1], "stored length"),
         (table + 20, &[3], "codec"),
         (table + 20, &[0, 0, 0, 1], "codec"),
         (table + 32, &[0xff; 8], "does not match its checksum"),
