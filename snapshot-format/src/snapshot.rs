@@ -17,6 +17,7 @@ use std::fmt;
 pub struct Snapshot<S> {
     storage: S,
     header: Header,
+    header_checksum: u64,
     regions: RegionMap,
     metadata: Metadata,
     parent: Option<ParentLayer>,
@@ -40,6 +41,7 @@ impl<S: ReadAt> Snapshot<S> {
         }
         storage.read_exact_at(&mut bytes, 0).map_err(at_header)?;
         let header = Header::decode(&bytes)?;
+        let header_checksum = bytes.last_chunk().copied().map_or(0, u64::from_le_bytes);
         if actual < header.file_len {
             return Err(Error::Truncated {
                 expected: header.file_len,
@@ -78,6 +80,7 @@ impl<S: ReadAt> Snapshot<S> {
         Ok(Self {
             storage,
             header,
+            header_checksum,
             regions,
             metadata,
             parent,
@@ -95,6 +98,12 @@ impl<S: ReadAt> Snapshot<S> {
     /// The snapshot's name.
     pub fn id(&self) -> SnapshotId {
         self.header.id
+    }
+
+    /// The checksum of the header, which has those of the region map, the metadata and the index in it: files with the same id that are not the
+    /// same differ in it, but by chance.
+    pub fn header_checksum(&self) -> u64 {
+        self.header_checksum
     }
 
     /// Pages of all regions.

@@ -41,6 +41,8 @@ pub(super) struct Header {
     pub(super) faded_pages: u64,
     /// XXH3-64 of the frame table.
     pub(super) table_checksum: u64,
+    /// The checksum of the snapshot's header: its id can be chosen, and be that of other memory.
+    pub(super) snapshot_checksum: u64,
 }
 
 impl Header {
@@ -61,6 +63,7 @@ impl Header {
         bytes.extend_from_slice(&self.zero_pages.to_le_bytes());
         bytes.extend_from_slice(&self.faded_pages.to_le_bytes());
         bytes.extend_from_slice(&self.table_checksum.to_le_bytes());
+        bytes.extend_from_slice(&self.snapshot_checksum.to_le_bytes());
         bytes.resize(CHECKSUM_OFFSET, 0);
         bytes.extend_from_slice(&checksum(&bytes).to_le_bytes());
         bytes.try_into().map_err(|_| "the header is not one page")
@@ -100,6 +103,7 @@ impl Header {
         let zero_pages = fields.u64().ok_or_else(short)?;
         let faded_pages = fields.u64().ok_or_else(short)?;
         let table_checksum = fields.u64().ok_or_else(short)?;
+        let snapshot_checksum = fields.u64().ok_or_else(short)?;
         if reserved != 0 || !fields.zeros(CHECKSUM_OFFSET.saturating_sub(FIELDS_LEN)) {
             return Err(corrupt("a reserved field is not zero"));
         }
@@ -125,6 +129,7 @@ impl Header {
             zero_pages,
             faded_pages,
             table_checksum,
+            snapshot_checksum,
         };
         // A run has a page and an entry a run. So what a sparse file claims to have is bounded too.
         if u64::from(runs) > all_pages || header.entries() > runs.into() {
@@ -165,4 +170,4 @@ impl Header {
 }
 
 /// Bytes of the fields in front of the zeros.
-const FIELDS_LEN: usize = 104;
+const FIELDS_LEN: usize = 112;

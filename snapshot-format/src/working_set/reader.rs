@@ -10,6 +10,7 @@ use crate::entry::FrameRef;
 use crate::error::{Error, Place};
 use crate::header::SnapshotId;
 use crate::page::{PAGE_SIZE, PageNo};
+use crate::snapshot::Snapshot;
 use crate::storage::ReadAt;
 use std::collections::HashSet;
 use std::fmt;
@@ -56,6 +57,12 @@ impl<S: ReadAt> WorkingSet<S> {
     /// The snapshot that the set belongs to.
     pub fn snapshot(&self) -> SnapshotId {
         self.header.snapshot
+    }
+
+    /// True when the set belongs to this very file, and not to another one that was given the same id.
+    pub fn belongs_to<T: ReadAt>(&self, snapshot: &Snapshot<T>) -> bool {
+        let its = (self.header.snapshot, self.header.snapshot_checksum);
+        its == (snapshot.id(), snapshot.header_checksum())
     }
 
     /// Recordings that the set knows of, 1 to 8.

@@ -103,6 +103,7 @@ pub fn write<S: ReadAt, W: Write + Seek>(
     writer.end_frame()?;
     writer.header.recordings = history.recordings();
     writer.header.snapshot = id;
+    writer.header.snapshot_checksum = from.snapshot().header_checksum();
     let (out, mut summary) = writer.finish()?;
     summary.left_out = history.pages().len() as u64 - summary.pages - summary.faded;
     Ok((out, summary))
@@ -151,6 +152,7 @@ impl<W: Write + Seek> Writer<W> {
                 zero_pages: 0,
                 faded_pages: 0,
                 table_checksum: 0,
+                snapshot_checksum: 0,
             },
             runs: Vec::new(),
             table: Vec::new(),

@@ -193,7 +193,7 @@ fn every_rule_of_the_tables_is_checked() {
         (80, &[99], "zero"),
         (88, &[0xff; 8], "more pages than the format allows"),
         (88, &[99], "not as many"),
-        (104, &[1], "reserved"),
+        (112, &[1], "reserved"),
         (4087, &[1], "reserved"),
         (runs, &[0xff; 8], "no snapshot has"),
         (runs, &[0xff, 0xff, 0xff, 0xff, 16], "no snapshot has"),
@@ -245,7 +245,7 @@ fn random_changes_behind_good_checksums_never_panic() {
         for _ in 0..=rng.below(3) {
             let tables = bytes.len() - 40 * 8;
             let at = match rng.below(4) {
-                0 => rng.position(104),
+                0 => rng.position(112),
                 1 => tables + rng.position(bytes.len() - tables),
                 2 => tables - 16 * 12 + rng.position(16 * 12),
                 _ => rng.position(bytes.len()),

@@ -242,3 +242,18 @@ fn frames_of_no_pages_or_too_many_are_refused() {
         ));
     }
 }
+
+/// An id can be chosen (`uffd-snapshot pack --id`), and be given to other memory.
+#[test]
+fn a_set_belongs_to_one_file_and_not_to_all_of_its_id() {
+    let snapshot = |codec| common::open(common::small::plan().write(common::options(codec, 4)));
+    let (one, other) = (snapshot(Codec::Lz4), snapshot(Codec::Zstd));
+    assert_eq!(one.id(), other.id());
+    let history = History::of_recording([(PageNo(0), 1)]);
+    let mut cursor = Cursor::new(Arc::clone(&one));
+    let out = Bytes::new(Vec::new());
+    let options = Options::default();
+    let (file, _) = working_set::write(&history, &mut cursor, out, &options).unwrap();
+    let set = WorkingSet::open(file.into_inner()).unwrap();
+    assert!(set.belongs_to(&one) && !set.belongs_to(&other));
+}
