@@ -74,8 +74,8 @@ pub enum Failure {
     },
     /// A working set belongs to another snapshot.
     #[error(
-        "{path:?} is a working set of snapshot {set}, and {snapshot_path:?} is snapshot {snapshot}: give the snapshot that it \
-         was recorded with, or record it again"
+        "{path:?} is a working set of {}snapshot {set}, and {snapshot_path:?} is snapshot {snapshot}: give the snapshot that it \
+         was recorded with, or record it again", if set == snapshot { "another " } else { "" }
     )]
     OtherSnapshot {
         /// The working set.

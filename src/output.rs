@@ -29,12 +29,27 @@ pub struct PendingFile {
     temporary: Option<PathBuf>,
 }
 
+/// Sees to it that a temporary name does not outlive this program.
+type Watch = fn(PathBuf) -> io::Result<()>;
+
 impl PendingFile {
     /// Begin a file that will be called `target`; an existing one is replaced only if `replace`.
     ///
     /// # Errors
     /// [`Failure::Exists`], [`Failure::NotAFile`], [`Failure::Io`].
     pub fn create(target: &Path, replace: bool) -> Result<Self, Failure> {
+        Self::begin(target, replace, remove_on_signal)
+    }
+
+    /// The same for a program that holds those signals, and ends in order when one comes: a temporary name goes when this is dropped.
+    ///
+    /// # Errors
+    /// Those of [`PendingFile::create`].
+    pub fn create_with_signals_held(target: &Path, replace: bool) -> Result<Self, Failure> {
+        Self::begin(target, replace, |_| Ok(()))
+    }
+
+    fn begin(target: &Path, replace: bool, watch: Watch) -> Result<Self, Failure> {
         survive_file_size_limit();
         // A link is followed, so that what it points to is replaced and not the link. One that points nowhere is an error
         // now, and so is a name that is too long, instead of when everything has been written.
@@ -53,21 +68,25 @@ impl PendingFile {
         }
         match nameless(&folder(&target)) {
             // It will get its name through /proc.
-            Ok(_) if !Path::new("/proc/self/fd").exists() => Self::create_named(target, replace),
+            Ok(_) if !Path::new("/proc/self/fd").exists() => {
+                Self::create_named(target, replace, watch)
+            }
             Ok(file) => Ok(Self {
                 file,
                 target,
                 replace,
                 temporary: None,
             }),
-            Err(error) if has_no_nameless_files(&error) => Self::create_named(target, replace),
+            Err(error) if has_no_nameless_files(&error) => {
+                Self::create_named(target, replace, watch)
+            }
             Err(error) => Err(Failure::io("create", &target)(error)),
         }
     }
 
-    fn create_named(target: PathBuf, replace: bool) -> Result<Self, Failure> {
+    fn create_named(target: PathBuf, replace: bool, watch: Watch) -> Result<Self, Failure> {
         let temporary = temporary_name(&target);
-        remove_on_signal(temporary.clone()).map_err(Failure::io("watch over", &temporary))?;
+        watch(temporary.clone()).map_err(Failure::io("watch over", &temporary))?;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -232,7 +251,7 @@ mod tests {
 
     /// Both ways of writing are tested on any file system, with nameless files or without.
     const WAYS: [Begin; 2] = [PendingFile::create, |target, replace| {
-        PendingFile::create_named(target.to_path_buf(), replace)
+        PendingFile::create_named(target.to_path_buf(), replace, remove_on_signal)
     }];
 
     fn names(folder: &Path) -> Vec<String> {

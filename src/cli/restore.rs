@@ -17,6 +17,8 @@ use crate::handover::placement::Choice;
 #[command(after_help = "Examples:
   uffd-restore --snapshot service.snap --pid 4242
   uffd-restore --snapshot vm.snap --pid $(pidof qemu-system-x86_64) --ready-fd 3 3>ready
+  uffd-restore --snapshot service.snap --pid 4242 --record-working-set
+  uffd-restore --snapshot service.snap --pid 4242 --prefill all --prefill-rate 200MiB
   uffd-restore --snapshot vm.snap --pid 4242 --region largest=0x7f3a00000000
   uffd-restore --snapshot vm.snap --listen /run/vm/uffd.sock --allow-uid 123
   uffd-restore --snapshot vm.mem --peer-fd 3
@@ -40,9 +42,15 @@ pub struct Cli {
     /// not where it was or where a mapping of its name is. May be repeated; without it, all regions
     #[arg(long = "region", value_name = "NAME[=ADDRESS]")]
     pub regions: Vec<Choice>,
-    /// Pages to install before they are touched
-    #[arg(long, value_enum, default_value_t = PrefillName::None)]
-    pub prefill: PrefillName,
+    /// Pages to install before they are touched [default: working-set if there is one, else none; while recording, none]
+    #[arg(long, value_enum)]
+    pub prefill: Option<PrefillName>,
+    /// How much a second is installed, at most, that nobody has touched, now or last time [default: as much as there is time for]
+    #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
+    pub prefill_rate: Option<ByteSize>,
+    /// What was touched, and what is.
+    #[command(flatten)]
+    pub touched: Touched,
     /// How much is fetched, at most, before it is asked for by somebody who reads in order; 0 for nothing
     #[arg(long, value_name = "SIZE", default_value = "1MiB")]
     pub read_ahead: ByteSize,
@@ -95,6 +103,53 @@ pub struct What {
     /// Say what this kernel and this user can do, and what is missing for what
     #[arg(long, conflicts_with_all = ["snapshot", "regions", "ready_fd", "pidfile"])]
     pub check: bool,
+}
+
+/// What was touched last time, and what is touched this time.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Working sets")]
+pub struct Touched {
+    /// Working set to install before it is asked for: a file that --record-working-set wrote; or none [default: SNAPSHOT.ws, if there is
+    /// one]
+    #[arg(long, value_name = "FILE")]
+    pub working_set: Option<SetName>,
+    /// With --pid: how long the target stands still, at most, while the first of a working set is installed
+    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = humantime::parse_duration)]
+    pub head_start: Duration,
+    /// Record what is touched, page by page, and merge it into FILE [default: SNAPSHOT.ws]. Pages come one by one meanwhile, which
+    /// makes that restore slower, and the next ones faster
+    #[arg(long, value_name = "FILE", num_args = 0..=1)]
+    pub record_working_set: Option<Option<PathBuf>>,
+    /// How long to record at most
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
+    pub record_for: Duration,
+    /// Recording ends when nothing was touched for so long
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
+    pub record_idle: Duration,
+    /// With --listen: how many VMMs are recorded, one after the other
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub record_runs: u16,
+}
+
+/// A working set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SetName {
+    /// This file.
+    File(PathBuf),
+    /// None, not even if there is one.
+    None,
+}
+
+impl FromStr for SetName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self::None),
+            "" => Err("the name of a file is empty".into()),
+            path => Ok(Self::File(path.into())),
+        }
+    }
 }
 
 /// How to deal with VMMs that connect.
@@ -169,6 +224,14 @@ fn parse_mode(text: &str) -> Result<u32, String> {
         .ok_or_else(|| "not access rights in octal, such as 0660".into())
 }
 
+fn parse_rate(text: &str) -> Result<ByteSize, String> {
+    let rate: ByteSize = text.parse()?;
+    // Less would not be noticed, and none is --prefill working-set.
+    (rate.as_u64() >= 64 << 10)
+        .then_some(rate)
+        .ok_or_else(|| "less than 64KiB a second".into())
+}
+
 fn parse_owner(text: &str) -> Result<(u32, u32), String> {
     text.split_once(':')
         .and_then(|(user, group)| Some((user.parse().ok()?, group.parse().ok()?)))
@@ -180,7 +243,9 @@ fn parse_owner(text: &str) -> Result<(u32, u32), String> {
 pub enum PrefillName {
     /// Only what is touched
     None,
-    /// Everything; what is touched comes first
+    /// What was touched last time
+    WorkingSet,
+    /// Everything; what is touched, and what was touched last time, comes first
     All,
 }
 

@@ -2,21 +2,21 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::thread;
 
 use snapshot_format::PAGE_BYTES;
 
 use super::inherited::Inherited;
 use super::limits::raise_descriptors;
 use super::readiness::{Pidfile, ReadyDescriptor};
-use super::summary;
-use crate::cli::restore::{Cli, OnFailureName, PlacementName, PrefillName};
+use super::summary::{self, Serving};
+use super::working_sets::WorkingSets;
+use crate::cli::restore::{Cli, OnFailureName, PlacementName};
 use crate::failure::Failure;
 use crate::handover::{self, Attached};
 use crate::serve::{self, Guard, Orders, Outcome, Prefill, ServeError, Server, Workers};
 use crate::session::OnFailure;
 use crate::source::SnapshotSource;
-use crate::terminal::{say, takes_output};
+use crate::terminal::{mention, say};
 use crate::tool;
 
 pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
@@ -39,36 +39,51 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
     raise_descriptors();
     let snapshot = tool::open(&path)?;
     let source = SnapshotSource::new(Arc::clone(&snapshot));
-    let options = options(args);
+    let sets = WorkingSets::open(args, &path, Some(Arc::clone(&snapshot)))?;
+    let options = options(args, sets.prefill);
     let on_failure = options.on_failure;
     let workers = Workers::start(&source, options.jobs)?;
-    let server = Server::prepare(&source, workers, Orders::Signals, options)?;
+    let (set, recording) = sets.for_restore();
+    let server = Server::prepare(&source, workers, Orders::Signals, options)?
+        .replaying(set)
+        .recording(recording);
     let pidfile = args.pidfile.as_deref().map(Pidfile::write).transpose()?;
     let options = handover::Options {
         pid,
         choices: &args.regions,
         stop_timeout: args.stop_timeout,
         on_failure,
-        guard: Some(&guard),
     };
     let attached = handover::attach(&snapshot, &source, &options)?;
-    let serving = summary::serving(&attached, &path, args.json);
-    let target = attached.handover.target.describe();
+    let serving = Serving::new(&attached, &path);
     let Attached {
-        handover, watched, ..
+        handover, standing, ..
     } = attached;
+    let target = handover.target.describe();
+    let mut released = None;
     let report = server.serve(handover, || {
-        if let Some(ready) = ready {
-            ready.ready();
+        let standing = standing.release(Some(&guard));
+        if let Ok(released) = &standing {
+            if let Some(ready) = ready {
+                ready.ready();
+            }
+            summary::announce(serving.line(released.stood_still, args.json));
+            if released.watched.is_none() {
+                let what = "nobody watches over it: if this program is killed, what is missing in it becomes zeros";
+                mention(&format!("uffd-restore: {target}: {what}"));
+            }
         }
-        announce(serving);
+        released = Some(standing);
     });
-    drop(watched);
+    // Nothing is owed any more: whatever becomes of this program, the target goes on.
+    let released = released.transpose().map(drop);
+    sets.finish();
     drop(pidfile);
     if let Err(failure) = summary::done(&target, &report, args.quiet, args.json) {
         // The exit status is about the target.
         say(&format!("uffd-restore: {failure}"));
     }
+    released?;
     Ok(match report.outcome {
         Outcome::Complete | Outcome::TargetEnded => ExitCode::SUCCESS,
         Outcome::Failed => ExitCode::FAILURE,
@@ -76,13 +91,12 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
 }
 
 /// How to serve, as it was typed.
-pub(super) fn options(args: &Cli) -> serve::Options {
+pub(super) fn options(args: &Cli, prefill: Prefill) -> serve::Options {
     serve::Options {
         jobs: tool::threads(args.jobs),
-        prefill: match args.prefill {
-            PrefillName::None => Prefill::None,
-            PrefillName::All => Prefill::All,
-        },
+        prefill,
+        head_start: args.touched.head_start,
+        prefill_rate: args.prefill_rate.map(|rate| rate.as_u64()),
         read_ahead: args.read_ahead.as_u64() / PAGE_BYTES,
         on_failure: match args.on_failure {
             OnFailureName::Poison => OnFailure::Poison,
@@ -92,17 +106,4 @@ pub(super) fn options(args: &Cli) -> serve::Options {
         follow: args.placement == PlacementName::Auto,
         quiet: args.quiet || args.json,
     }
-}
-
-/// Prints a line on standard output. Who reads it may be slow, or gone; the target is served nevertheless.
-fn announce(line: String) {
-    let print = move || {
-        // Nobody is left to be told that nobody reads.
-        let _ = tool::print(&line);
-    };
-    if takes_output(std::io::stdout()) {
-        return print();
-    }
-    // Without another thread it is not said at all: the ready descriptor says the same.
-    let _ = thread::Builder::new().name("announce".into()).spawn(print);
 }

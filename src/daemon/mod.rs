@@ -9,6 +9,7 @@
 //! | `inherited.rs` | descriptors that were given to this program             |
 //! | `limits.rs`    | descriptors                                             |
 //! | `summary.rs`   | how it went, in one line                                |
+//! | `working_sets/` | what was touched last time, and what is this time      |
 
 mod attaching;
 mod check;
@@ -17,6 +18,7 @@ mod limits;
 mod listening;
 mod readiness;
 mod summary;
+mod working_sets;
 
 use std::process::ExitCode;
 

@@ -1,6 +1,7 @@
 //! What is said when serving begins, and how it went.
 
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -10,32 +11,56 @@ use snapshot_format::PAGE_BYTES;
 use crate::failure::Failure;
 use crate::handover::Attached;
 use crate::serve::{Outcome, Report};
-use crate::terminal::{printable, say};
+use crate::terminal::{printable, say, takes_output};
 use crate::tool;
 
-/// The line on standard output when the target is being served.
-pub(super) fn serving(attached: &Attached, snapshot: &Path, json: bool) -> String {
-    let handover = &attached.handover;
-    let stood_still = attached.stood_still;
-    if json {
-        return as_json(&ServingJson {
-            event: "serving",
+/// What is said when the target is being served.
+pub(super) struct Serving {
+    pid: i32,
+    name: String,
+    target: String,
+    snapshot: String,
+    owed: u64,
+    eager: u64,
+    lazy: usize,
+}
+
+impl Serving {
+    pub(super) fn new(attached: &Attached, snapshot: &Path) -> Self {
+        let handover = &attached.handover;
+        Self {
             pid: handover.target.pid,
-            name: &handover.target.name,
-            owed_bytes: handover.space.owes(),
-            eager_bytes: attached.eager_bytes,
-            stood_still_seconds: stood_still.as_secs_f64(),
-        });
+            name: handover.target.name.clone(),
+            target: handover.target.describe(),
+            snapshot: printable(&snapshot.display().to_string()),
+            owed: handover.space.owes(),
+            eager: attached.eager_bytes,
+            lazy: attached.lazy,
+        }
     }
-    format!(
-        "serving {} from {}: {} in {} lazily, {} restored at once; it stood still for {}",
-        handover.target.describe(),
-        printable(&snapshot.display().to_string()),
-        size(handover.space.owes()),
-        tool::counted(attached.lazy as u64, "mapping"),
-        size(attached.eager_bytes),
-        time(stood_still),
-    )
+
+    /// The line on standard output.
+    pub(super) fn line(&self, stood_still: Duration, json: bool) -> String {
+        if json {
+            return as_json(&ServingJson {
+                event: "serving",
+                pid: self.pid,
+                name: &self.name,
+                owed_bytes: self.owed,
+                eager_bytes: self.eager,
+                stood_still_seconds: stood_still.as_secs_f64(),
+            });
+        }
+        format!(
+            "serving {} from {}: {} in {} lazily, {} restored at once; it stood still for {}",
+            self.target,
+            self.snapshot,
+            size(self.owed),
+            tool::counted(self.lazy as u64, "mapping"),
+            size(self.eager),
+            time(stood_still),
+        )
+    }
 }
 
 /// The line at the end: for people on standard error, for programs on standard output.
@@ -64,6 +89,14 @@ pub(super) fn done_text(target: &str, report: &Report, quiet: bool) -> Option<St
         "{} pages by demand, {} with them, {} by prefill, {} zero, {} removed",
         counts.demand, counts.neighbours, counts.prefill, counts.zero, counts.removed
     )];
+    if counts.replayed > 0 {
+        let how_long = report.replayed_in.map(|took| format!(" in {}", time(took)));
+        parts.push(format!(
+            "{} as last time{}",
+            tool::counted(counts.replayed, "page"),
+            how_long.unwrap_or_default()
+        ));
+    }
     if counts.poisoned > 0 {
         parts.push(format!(
             "{} poisoned",
@@ -140,6 +173,7 @@ pub(super) struct DoneJson {
     faults: u64,
     fault_p50_us: Option<f64>,
     fault_p99_us: Option<f64>,
+    replay_seconds: Option<f64>,
     seconds: f64,
 }
 
@@ -148,6 +182,7 @@ struct Pages {
     demand: u64,
     neighbours: u64,
     prefill: u64,
+    replayed: u64,
     zero: u64,
     removed: u64,
     present: u64,
@@ -184,6 +219,7 @@ impl From<&Report> for DoneJson {
                 demand: counts.demand,
                 neighbours: counts.neighbours,
                 prefill: counts.prefill,
+                replayed: counts.replayed,
                 zero: counts.zero,
                 removed: counts.removed,
                 present: counts.present,
@@ -200,9 +236,23 @@ impl From<&Report> for DoneJson {
             faults: counts.faults,
             fault_p50_us: quantile(0.5),
             fault_p99_us: quantile(0.99),
+            replay_seconds: report.replayed_in.map(|took| took.as_secs_f64()),
             seconds: report.time.as_secs_f64(),
         }
     }
+}
+
+/// Prints a line on standard output. Who reads it may be slow, or gone; the target is served nevertheless.
+pub(super) fn announce(line: String) {
+    let print = move || {
+        // Nobody is left to be told that nobody reads.
+        let _ = tool::print(&line);
+    };
+    if takes_output(std::io::stdout()) {
+        return print();
+    }
+    // Without another thread it is not said at all: the ready descriptor says the same.
+    let _ = thread::Builder::new().name("announce".into()).spawn(print);
 }
 
 /// One line: a reader that reads lines gets each as it happens.

@@ -8,7 +8,7 @@
 //!    be read. From here on a failure kills the target, for its memory is gone.
 //! 4. Whole mappings are registered. Whatever is present in them by then is written, not owed: pages that the kernel touches
 //!    without telling (`eager.rs`), and any that could not be dropped.
-//! 5. The threads go on.
+//! 5. The threads go on when [`Standing::release`] is called.
 
 use std::fs::File;
 use std::time::Duration;
@@ -19,11 +19,12 @@ use super::attach_error::AttachError;
 use super::contents::Contents;
 use super::memory::{Present, drop_content, map_missing, present_pages};
 use super::placement::{Choice, Place, Situation, Way, place};
+use super::standing::Standing;
 use super::{create, must_be_present};
 use crate::addr::{Addr, AddrRange};
 use crate::capture::TargetIdentity;
 use crate::capture::plan::candidates;
-use crate::serve::{Guard, Handover, Target, Watched, asked_to_end};
+use crate::serve::{Handover, Target, asked_to_end};
 use crate::session::OnFailure;
 use crate::source::PageSource;
 use crate::space::AddressSpace;
@@ -41,26 +42,22 @@ pub struct Options<'a> {
     pub stop_timeout: Duration,
     /// What the kernel must be able to do.
     pub on_failure: OnFailure,
-    /// Who takes over the responsibility for the target when it goes on.
-    pub guard: Option<&'a Guard>,
 }
 
-/// A target that waits to be served, and what was done to it.
+/// A target that stands still and waits to be served, and what was done to it.
 #[derive(Debug)]
 pub struct Attached {
-    /// As long as this exists the target must not outlive this program.
-    pub watched: Option<Watched>,
+    /// Lets it go on. What is installed before that it need not wait for.
+    pub standing: Standing,
     /// What is to be served.
     pub handover: Handover,
     /// Pieces of regions that are restored lazily.
     pub lazy: usize,
-    /// Bytes that were restored before the target went on.
+    /// Bytes that were restored because they cannot wait for a fault.
     pub eager_bytes: u64,
-    /// How long the target stood still.
-    pub stood_still: Duration,
 }
 
-/// Attaches to a process, and lets it go on.
+/// Attaches to a process, which stands still afterwards.
 ///
 /// # Errors
 /// [`AttachError`]; its text says whether the target was harmed.
@@ -110,57 +107,28 @@ pub fn attach(
             });
         }
     };
-    // As long as it stands still the kernel kills it if this program ends.
-    let watched = options.guard.and_then(|guard| guard.watch(&target));
-    let released = match process.release() {
-        Ok(released) => released,
-        Err(error) => {
-            let error = not_released(&target, prepared.userfaultfd, error);
-            if matches!(error, AttachError::Destroyed { killed: false, .. }) {
-                // Some of its threads may run. The guard keeps its descriptor open, so that they wait, and kills it.
-                std::mem::forget((watched, target));
-            }
-            return Err(error);
-        }
-    };
     Ok(Attached {
+        standing: Standing::new(process, prepared.follower),
         handover: Handover {
             target,
             userfaultfd: prepared.userfaultfd,
             space: done.space,
             kept_by_peer: Vec::new(),
         },
-        watched,
         lazy: prepared
             .places
             .iter()
             .filter(|place| place.way != Way::Eager)
             .count(),
         eager_bytes: done.eager_bytes,
-        stood_still: released.stood_still,
     })
-}
-
-/// Some of its threads may run, and nobody is going to serve them.
-fn not_released(target: &Target, userfaultfd: Userfaultfd, error: TraceError) -> AttachError {
-    if matches!(error, TraceError::Ended { .. }) {
-        return error.into();
-    }
-    let killed = target.kill().is_ok();
-    if !killed {
-        // Closed, it would turn what is owed into zeros; so it stays open until this program ends.
-        std::mem::forget(userfaultfd);
-    }
-    AttachError::Destroyed {
-        pid: target.pid,
-        why: Box::new(error.into()),
-        killed,
-    }
 }
 
 /// What is ready when the target has not been touched yet.
 struct Prepared<'a> {
     target: Target,
+    /// The same, for who lets it go.
+    follower: Target,
     places: Vec<Place>,
     userfaultfd: Userfaultfd,
     contents: Contents<'a>,
@@ -186,8 +154,9 @@ fn prepare<'a>(
         in_use: &eager,
         choices: options.choices,
     })?;
-    let target =
-        Target::open(pid, identity.name).map_err(|errno| AttachError::own("follow", pid, errno))?;
+    let follow =
+        |name| Target::open(pid, name).map_err(|errno| AttachError::own("follow", pid, errno));
+    let (target, follower) = (follow(identity.name.clone())?, follow(identity.name)?);
     let mut contents = Contents::new(source);
     contents.check(&places, &eager)?;
     let userfaultfd = Userfaultfd::from(create(process)?);
@@ -201,6 +170,7 @@ fn prepare<'a>(
     map_missing(process, &places)?;
     Ok(Prepared {
         target,
+        follower,
         places,
         userfaultfd,
         contents,

@@ -3,6 +3,7 @@
 //! | file              | holds                                                                       |
 //! |-------------------|-----------------------------------------------------------------------------|
 //! | `attach.rs`       | [`attach`]: all of it, in order                                             |
+//! | `standing.rs`     | [`Standing`]: it stands still until it is let go                            |
 //! | `placement/`      | which region goes where; decided before anything is touched                 |
 //! | `remote_uffd.rs`  | [`create`]: a userfaultfd made inside of a stopped process                  |
 //! | `guests.rs`       | descriptors that a target has for a moment, and how they get in and out     |
@@ -29,6 +30,7 @@ pub mod placement;
 pub mod receive;
 mod remote_uffd;
 mod scm;
+mod standing;
 
 pub use crate::pidfd::pidfd;
 pub use attach::{Attached, Options, attach};
@@ -36,3 +38,4 @@ pub use attach_error::AttachError;
 pub use eager::must_be_present;
 pub use error::HandoverError;
 pub use remote_uffd::create;
+pub use standing::{Released, Standing};

@@ -1,21 +1,24 @@
 //! The loop of one session. The only thread that reads its userfaultfds and installs its pages.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sched::sched_yield;
 use snapshot_format::PAGE_BYTES;
+use snapshot_format::working_set::WorkingSet;
 
 use super::filling::Filling;
 use super::placement::Placement;
 use super::poller::{Poller, Ready};
-use super::pool::{Done, Purpose};
+use super::pool::{Done, Work};
 use super::supply::Supply;
-use super::{Handover, Options, Outcome, Prefill, Report, Server, Target, letting_go};
+use super::{Handover, Options, Outcome, Prefill, Recording, Report, Server, Target, letting_go};
 use crate::addr::{Addr, AddrRange};
 use crate::progress::Progress;
-use crate::session::{Installer, Notice, Session, SpaceId, Turn};
+use crate::session::{Installer, Notice, Request, Session, SpaceId, Turn};
 use crate::terminal::mention;
 use crate::uffd::{Stop, Userfaultfd};
 
@@ -51,6 +54,12 @@ pub(super) struct Engine {
     pub(super) complaints: Complaints,
     /// A descriptor to give away when there are none left.
     pub(super) reserve: Option<OwnedFd>,
+    /// What was touched last time, until it is used.
+    pub(super) set: Option<Arc<WorkingSet<File>>>,
+    /// What is touched is to be told to somebody.
+    pub(super) recording: Option<Recording>,
+    /// How long it took to install what was touched last time.
+    pub(super) replayed_in: Option<Duration>,
     progress: Progress,
     progressed: u64,
 }
@@ -70,6 +79,8 @@ impl Engine {
             poller,
             reserve,
             options,
+            set,
+            recording,
         } = server;
         let Handover {
             target,
@@ -88,7 +99,7 @@ impl Engine {
             root,
             kept_by_peer,
             options,
-            filling: Filling::default(),
+            filling: Filling::new(options.prefill_rate),
             // What there is to read already, and address spaces that are owed nothing.
             soon: BTreeSet::from([root]),
             stalls: 0,
@@ -100,10 +111,13 @@ impl Engine {
             killed: BTreeSet::new(),
             complaints: Complaints::default(),
             reserve,
+            set,
+            recording,
+            replayed_in: None,
             progress: Progress::new(
                 "restoring",
                 Some(owed),
-                options.quiet || options.prefill == Prefill::None,
+                options.quiet || options.prefill != Prefill::All,
             ),
             progressed: owed,
         }
@@ -122,15 +136,17 @@ impl Engine {
     }
 
     pub(super) fn run(&mut self) {
+        let mut now = Instant::now();
+        self.begin_recording(now);
         let mut ready = Vec::new();
         let mut placement = Placement::of_this_thread(self.options.follow);
         while self.session.spaces().next().is_some() {
-            let at_all = self.patience();
-            if let Err(errno) = self.poller.wait(at_all, &mut ready) {
+            let most = self.patience(now);
+            if let Err(errno) = self.poller.wait(most, &mut ready) {
                 self.end_at_once(&format!("cannot wait for events: {errno}"));
                 return;
             }
-            let now = Instant::now();
+            now = Instant::now();
             let spaces = std::mem::take(&mut self.soon);
             let mut busy = false;
             for ready in ready.drain(..) {
@@ -150,10 +166,13 @@ impl Engine {
             for id in spaces {
                 self.turn(id, now);
             }
+            busy |= self.replay(now);
             self.fetch_for_readers();
             busy |= self.install_ahead(now);
             self.fetch_ahead(now);
-            let more_to_do = self.fills() || !self.filling.is_idle();
+            let more_to_do = self.asked_to_end
+                || self.supply.replay.is_some()
+                || self.filling.is_busy(self.fills(), now);
             let target = (&self.target, self.root);
             placement.answered(self.session.faulter(), more_to_do, target, now);
             self.look_around(now);
@@ -166,10 +185,13 @@ impl Engine {
         }
     }
 
-    /// Whether to wait for the next thing to happen.
-    fn patience(&mut self) -> bool {
+    /// How long to wait for the next thing to happen, at most.
+    fn patience(&mut self, now: Instant) -> Option<Duration> {
         if self.soon.is_empty() {
-            return !self.filling.has_content();
+            if self.has_to_replay() {
+                return Some(Duration::ZERO);
+            }
+            return self.filling.patience(now, self.asked_to_end);
         }
         // A thread that was told of something has to run before the kernel lets us go on: it needs the processor.
         match self.stalls {
@@ -179,7 +201,7 @@ impl Engine {
             }
             stalls => std::thread::sleep(Duration::from_micros(u64::from(stalls).min(1000))),
         }
-        false
+        Some(Duration::ZERO)
     }
 
     /// A turn of one address space, and of those that it forks.
@@ -195,30 +217,37 @@ impl Engine {
         self.end_if_finished(id);
     }
 
-    fn take_from_pool(&mut self, now: Instant) {
+    pub(super) fn take_from_pool(&mut self, now: Instant) {
         self.supply.pool.silence();
         while let Some(Done {
-            request,
+            work,
             block,
-            purpose,
+            failed,
         }) = self.supply.pool.take()
         {
-            match purpose {
-                Purpose::Demand => {
-                    match self.session.deliver(&request, &block, now) {
-                        Turn::Idle => {}
-                        Turn::Soon | Turn::Later => {
-                            self.soon.insert(request.space);
-                        }
-                        Turn::Gone => self.gone(request.space),
-                    }
+            match work {
+                Work::Demand(request) => {
+                    let turn = self.session.deliver(&request, &block, now);
                     self.supply.pool.give_back(block);
-                    self.act_on_notices();
-                    self.end_if_finished(request.space);
+                    self.after_delivery(&request, turn);
                 }
-                Purpose::Fill => self.filling.fetched(request, block),
+                Work::Fill(request) => self.filling.fetched(request, block),
+                Work::Frame { plan, .. } => self.frame_came(plan, block, failed, now),
             }
         }
+    }
+
+    /// What becomes of an address space for which a fault was answered.
+    pub(super) fn after_delivery(&mut self, request: &Request, turn: Turn) {
+        match turn {
+            Turn::Idle => {}
+            Turn::Soon | Turn::Later => {
+                self.soon.insert(request.space);
+            }
+            Turn::Gone => self.gone(request.space),
+        }
+        self.act_on_notices();
+        self.end_if_finished(request.space);
     }
 
     /// Asks address spaces whether they still exist.
@@ -228,6 +257,7 @@ impl Engine {
         }
         self.looked_around = now;
         self.look_for_the_dead();
+        self.check_recording(now);
         if self.reserve.is_none() {
             self.reserve = reserve();
         }
@@ -267,6 +297,12 @@ impl Engine {
     pub(super) fn gone(&mut self, id: SpaceId) {
         if id == self.root && self.session.space(id).is_some_and(|space| space.owes() > 0) {
             self.filling.note_death_owing();
+        }
+        if id == self.root {
+            match self.session.space(id) {
+                Some(space) if space.owes() == 0 => self.end_replay(),
+                _ => self.drop_replay(),
+            }
         }
         self.filling.forget(id);
         self.soon.remove(&id);
@@ -318,7 +354,8 @@ impl Engine {
         }
     }
 
-    pub(super) fn report(self, started: Instant) -> Report {
+    pub(super) fn report(mut self, started: Instant) -> Report {
+        self.end_recording();
         let outcome = if self.failed || self.session.counts().poisoned > 0 {
             Outcome::Failed
         } else if self.filling.died_owing() {
@@ -330,13 +367,15 @@ impl Engine {
             outcome,
             counts: *self.session.counts(),
             latency: self.session.latency().clone(),
+            replayed_in: self.replayed_in,
             time: started.elapsed(),
         }
     }
 
     /// True when pages are to be installed ahead.
     pub(super) fn fills(&self) -> bool {
-        self.options.prefill == Prefill::All || self.asked_to_end
+        // What was touched last time comes before the rest.
+        (self.options.prefill == Prefill::All && self.supply.replay.is_none()) || self.asked_to_end
     }
 }
 

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::engine::Engine;
-use super::pool::Purpose;
+use super::pace::Pace;
+use super::pool::Work;
 use crate::addr::Addr;
-use crate::session::{Block, Request, SpaceId, Turn};
-use crate::space::AddressSpace;
+use crate::session::{Block, Purpose, Request, SpaceId, Turn};
+use crate::space::{AddressSpace, Found};
 
 /// Pages of one request, where frames are not larger: 128 KiB are installed in about 50 µs, and no fault waits longer for that.
 const PAGES: u64 = 32;
@@ -18,8 +19,11 @@ const READERS: usize = 2;
 #[derive(Debug, Default)]
 pub(super) struct Filling {
     fetched: VecDeque<(Request, Block)>,
+    /// The same, of what somebody is about to wait for: who reads in order, or who did so last time.
+    fetched_ahead: VecDeque<(Request, Block)>,
     under_way: usize,
-    /// What is to be asked for, for who reads in order, and how much of it is under way.
+    pace: Pace,
+    /// What somebody is about to wait for and is to be asked for, and how much of it is under way.
     ahead: VecDeque<Request>,
     ahead_under_way: usize,
     /// For each address space, how far its memory has been asked for in this round, and how many requests are out.
@@ -43,19 +47,54 @@ struct Round {
 const REST: Duration = Duration::from_millis(100);
 
 impl Filling {
-    pub(super) fn has_content(&self) -> bool {
-        !self.fetched.is_empty()
+    pub(super) fn new(rate: Option<u64>) -> Self {
+        Self {
+            pace: Pace::new(rate),
+            ..Self::default()
+        }
     }
 
-    /// Nothing is installed ahead, or being fetched for that.
-    pub(super) fn is_idle(&self) -> bool {
-        self.fetched.is_empty()
-            && self.ahead.is_empty()
-            && self.under_way + self.ahead_under_way == 0
+    /// How long to wait before something is installed; `None` if there is nothing.
+    pub(super) fn patience(&self, now: Instant, hurry: bool) -> Option<Duration> {
+        if !self.fetched_ahead.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let wait = || {
+            if hurry {
+                Duration::ZERO
+            } else {
+                self.pace.wait(now)
+            }
+        };
+        (!self.fetched.is_empty()).then(wait)
+    }
+
+    /// True when as much is being installed ahead as can be. While the target asks that is little, and need not be counted.
+    pub(super) fn is_busy(&self, fills: bool, now: Instant) -> bool {
+        let ahead =
+            !self.fetched_ahead.is_empty() || !self.ahead.is_empty() || self.ahead_under_way > 0;
+        ahead || (fills && !self.pace.is_asked(now))
     }
 
     pub(super) fn fetched(&mut self, request: Request, block: Block) {
-        self.fetched.push_back((request, block));
+        match request.purpose {
+            Purpose::Prefill => self.fetched.push_back((request, block)),
+            _ => self.fetched_ahead.push_back((request, block)),
+        }
+    }
+
+    /// To be fetched before what is only there to have all.
+    pub(super) fn fetch_soon(&mut self, requests: impl IntoIterator<Item = Request>) {
+        self.ahead.extend(requests);
+    }
+
+    /// What is to be installed next, if it may be now.
+    fn next(&mut self, now: Instant, hurry: bool) -> Option<(Request, Block)> {
+        if let Some(next) = self.fetched_ahead.pop_front() {
+            return Some(next);
+        }
+        let may = hurry || self.pace.wait(now).is_zero();
+        may.then(|| self.fetched.pop_front())?
     }
 
     fn taken(&mut self, space: SpaceId) {
@@ -82,9 +121,14 @@ impl Filling {
 impl Engine {
     /// Installs one block that was fetched ahead. True if there was one.
     pub(super) fn install_ahead(&mut self, now: Instant) -> bool {
-        let Some((request, block)) = self.filling.fetched.pop_front() else {
+        let faults = self.session.counts().faults;
+        self.filling.pace.note_faults(faults, now);
+        let Some((request, block)) = self.filling.next(now, self.asked_to_end) else {
             return false;
         };
+        if request.purpose == Purpose::Prefill {
+            self.filling.pace.took(block.bytes.len() as u64, now);
+        }
         let space = request.space;
         let mut done = true;
         match self.session.deliver_fill(&request, &block, now) {
@@ -100,21 +144,23 @@ impl Engine {
             Turn::Gone => self.gone(space),
         }
         if done {
-            if request.ahead {
-                self.filling.ahead_under_way = self.filling.ahead_under_way.saturating_sub(1);
-            } else {
-                self.filling.taken(space);
+            match request.purpose {
+                Purpose::Prefill => self.filling.taken(space),
+                _ => {
+                    let under_way = &mut self.filling.ahead_under_way;
+                    *under_way = under_way.saturating_sub(1);
+                }
             }
             self.supply.pool.give_back(block);
         } else {
             // Behind what there is for others.
-            self.filling.fetched.push_back((request, block));
+            self.filling.fetched(request, block);
         }
         done
     }
 
     /// What a block brought about is dealt with in a turn.
-    fn soon_again(&mut self, space: SpaceId) {
+    pub(super) fn soon_again(&mut self, space: SpaceId) {
         if self.session.is_finished(space) || self.session.waiting(space) > 0 {
             self.soon.insert(space);
         }
@@ -125,12 +171,17 @@ impl Engine {
         let requests = self.session.ahead();
         // With everything it comes by itself.
         if !self.fills() {
-            self.filling.ahead.extend(requests);
+            self.filling.fetch_soon(requests);
         }
         while self.filling.ahead_under_way < READERS
             && let Some(request) = self.filling.ahead.pop_front()
         {
-            if self.supply.pool.ask(request, Purpose::Fill) {
+            // Of a huge page several parts may have been touched.
+            let space = self.session.space(request.space);
+            if space.is_none_or(|space| space.at(request.at) != Found::Owed(request.page)) {
+                continue;
+            }
+            if self.supply.pool.ask(Work::Fill(request)) {
                 self.filling.ahead_under_way += 1;
             }
         }
@@ -141,7 +192,8 @@ impl Engine {
         if !self.fills() {
             return;
         }
-        let most = 2 * self.options.jobs;
+        let asked = self.filling.pace.is_asked(now) && !self.asked_to_end;
+        let most = if asked { 1 } else { 2 * self.options.jobs };
         if self.filling.under_way >= most {
             return;
         }
@@ -163,7 +215,11 @@ impl Engine {
         if round.rest_until.is_some_and(|until| now < until) {
             return false;
         }
-        let pages = PAGES.max(self.supply.granularity);
+        let few = match self.asked_to_end {
+            true => PAGES,
+            false => self.filling.pace.pages(PAGES, now),
+        };
+        let pages = few.max(self.supply.granularity);
         let Some(request) = self.session.fill_request(space, pages) else {
             return false;
         };
@@ -182,7 +238,7 @@ impl Engine {
         round.reached = request.at;
         round.out += 1;
         self.filling.under_way += 1;
-        if !self.supply.pool.ask(request, Purpose::Fill) {
+        if !self.supply.pool.ask(Work::Fill(request)) {
             self.filling.taken(space);
             return false;
         }

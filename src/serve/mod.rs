@@ -6,6 +6,10 @@
 //! | `server.rs`  | [`Server`]: what a session needs, and all of it from the first moment on  |
 //! | `ending.rs`  | what happens when not all can be served to the end                        |
 //! | `filling.rs` | pages that nobody waits for                                               |
+//! | `replay.rs`  | pages that were touched last time: what is decoded, and what has come    |
+//! | `replaying.rs` | installing them                                                        |
+//! | `recording.rs` | which pages are touched this time                                      |
+//! | `pace.rs`    | how fast those may be installed; pure                                    |
 //! | `pool.rs`    | threads that read and decode                                             |
 //! | `supply.rs`  | whether a fault's content is decoded by the loop or by the pool           |
 //! | `poller.rs`  | what can make the loop go on                                              |
@@ -22,9 +26,13 @@ mod filling;
 mod guard;
 mod kernel;
 pub mod letting_go;
+mod pace;
 mod placement;
 mod poller;
 mod pool;
+mod recording;
+mod replay;
+mod replaying;
 mod report;
 mod server;
 mod supply;
@@ -38,6 +46,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 pub use self::guard::{Guard, MOST_TARGETS, Watched};
 pub use self::poller::{ENDING_SIGNALS, EndingSignals, Orders, asked_to_end, hold_signals};
 pub use self::pool::Workers;
+pub use self::recording::Recording;
 pub use self::report::{Outcome, Report};
 pub use self::server::Server;
 pub use self::target::Target;
@@ -52,6 +61,8 @@ pub enum Prefill {
     /// None.
     #[default]
     None,
+    /// Those that were touched last time.
+    WorkingSet,
     /// All that are owed.
     All,
 }
@@ -63,6 +74,10 @@ pub struct Options {
     pub jobs: usize,
     /// What to install ahead.
     pub prefill: Prefill,
+    /// Bytes a second, at most, of [`Prefill::All`]; `None` for as many as there is time for.
+    pub prefill_rate: Option<u64>,
+    /// How long to install what was touched last time before the target is let go.
+    pub head_start: Duration,
     /// Most pages that are fetched before somebody asks who reads in order.
     pub read_ahead: u64,
     /// What becomes of a page that cannot be served.

@@ -159,13 +159,19 @@ impl Poller {
         let _ = self.epoll.delete(descriptor);
     }
 
-    /// Waits until something happens, or the time for a look around has come; or does not wait.
-    pub(super) fn wait(&mut self, at_all: bool, ready: &mut Vec<Ready>) -> Result<(), Errno> {
+    /// Waits until something happens, or the time for a look around has come; and no longer than `most`.
+    pub(super) fn wait(
+        &mut self,
+        most: Option<Duration>,
+        ready: &mut Vec<Ready>,
+    ) -> Result<(), Errno> {
         ready.clear();
-        let timeout = if at_all {
-            EpollTimeout::NONE
-        } else {
-            EpollTimeout::ZERO
+        let timeout = match most {
+            None => EpollTimeout::NONE,
+            // In milliseconds, and not too soon: that would be to look again and again.
+            Some(most) => {
+                EpollTimeout::try_from(most.as_micros().div_ceil(1000)).unwrap_or(EpollTimeout::MAX)
+            }
         };
         let count = match self.epoll.wait(&mut self.events, timeout) {
             Ok(count) => count,

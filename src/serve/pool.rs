@@ -1,5 +1,6 @@
 //! Threads that read and decode, for all sessions. They know nothing of address spaces.
 
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -7,25 +8,31 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, select_biased, unbounded};
 use nix::sys::eventfd::EventFd;
+use snapshot_format::working_set::{Frames, WorkingSet};
 
+use super::replay::Plan;
 use super::{ServeError, bell};
 use crate::session::{Block, Request, What};
 use crate::source::{PageReader, PageSource};
 
-/// Why content is wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// A thread waits.
-    Demand,
-    /// Nobody waits.
-    Fill,
+/// What is wanted.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// Pages that a thread waits for.
+    Demand(Request),
+    /// Pages that nobody waits for.
+    Fill(Request),
+    /// A frame of a working set.
+    Frame {
+        set: Arc<WorkingSet<File>>,
+        plan: Arc<Plan>,
+    },
 }
 
 /// Work that is to be done.
 struct Job {
-    request: Request,
+    work: Work,
     block: Block,
-    purpose: Purpose,
     client: Arc<Client>,
 }
 
@@ -40,9 +47,10 @@ struct Client {
 /// Work that is done.
 #[derive(Debug)]
 pub(super) struct Done {
-    pub(super) request: Request,
+    pub(super) work: Work,
     pub(super) block: Block,
-    pub(super) purpose: Purpose,
+    /// Why a frame of a working set could not be had. Of pages the block says so.
+    pub(super) failed: Option<String>,
 }
 
 /// The threads, which all sessions share. Dropping the last of those who can ask ends them.
@@ -69,6 +77,7 @@ impl Workers {
         for number in 0..jobs {
             let worker = Worker {
                 reader: source.reader(),
+                frames: None,
                 demands: demands.clone(),
                 fills: fills.clone(),
             };
@@ -108,16 +117,15 @@ impl Pool {
     }
 
     /// Hands over work. False if there is nobody to do it.
-    pub(super) fn ask(&mut self, request: Request, purpose: Purpose) -> bool {
-        let job = Job {
-            request,
-            block: self.spare.pop().unwrap_or_default(),
-            purpose,
-            client: Arc::clone(&self.client),
+    pub(super) fn ask(&mut self, work: Work) -> bool {
+        let way = match work {
+            Work::Demand(_) => &self.workers.demand,
+            Work::Fill(_) | Work::Frame { .. } => &self.workers.fill,
         };
-        let way = match purpose {
-            Purpose::Demand => &self.workers.demand,
-            Purpose::Fill => &self.workers.fill,
+        let job = Job {
+            work,
+            block: self.spare.pop().unwrap_or_default(),
+            client: Arc::clone(&self.client),
         };
         way.send(job).is_ok()
     }
@@ -135,15 +143,23 @@ impl Pool {
 
     /// Gives back a block.
     pub(super) fn give_back(&mut self, block: Block) {
-        const MOST: usize = 2;
+        const MOST: usize = 8;
         if self.spare.len() < MOST {
             self.spare.push(block);
         }
+    }
+
+    /// There will be less to do.
+    pub(super) fn let_go_of_room(&mut self) {
+        const FEW: usize = 2;
+        self.spare.truncate(FEW);
     }
 }
 
 struct Worker {
     reader: Box<dyn PageReader>,
+    /// Of the working set that was read last.
+    frames: Option<(Arc<WorkingSet<File>>, Frames<File>)>,
     demands: Receiver<Job>,
     fills: Receiver<Job>,
 }
@@ -173,37 +189,70 @@ impl Worker {
 
     fn do_it(&mut self, job: Job) {
         let Job {
-            request,
+            work,
             mut block,
-            purpose,
             client,
         } = job;
-        read(&mut *self.reader, &request, purpose, &mut block);
+        let mut failed = None;
+        match &work {
+            Work::Demand(request) => read(&mut *self.reader, request, &mut block),
+            Work::Fill(request) => read_ahead(&mut *self.reader, request, &mut block),
+            Work::Frame { set, plan } => failed = self.read_frame(set, plan, &mut block).err(),
+        }
         // Nobody listens any more when the session is over.
         let _ = client.done.send(Done {
-            request,
+            work,
             block,
-            purpose,
+            failed,
         });
         let _ = client.bell.write(1);
     }
+
+    fn read_frame(
+        &mut self,
+        set: &Arc<WorkingSet<File>>,
+        plan: &Plan,
+        block: &mut Block,
+    ) -> Result<(), String> {
+        // Its bytes are replaced, and need not be zero before.
+        block.pieces.clear();
+        let known = self.frames.take();
+        let mut frames = match known {
+            Some((of, frames)) if Arc::ptr_eq(&of, set) => frames,
+            _ => Frames::new(Arc::clone(set)),
+        };
+        let read = catch_unwind(AssertUnwindSafe(|| {
+            frames.read(plan.frame, &mut block.bytes)
+        }));
+        match read {
+            Ok(read) => read.map_err(|error| error.to_string())?,
+            Err(_) => return Err("this program failed to decode it (please report it)".into()),
+        }
+        self.frames = Some((Arc::clone(set), frames));
+        block.pieces.extend_from_slice(&plan.pieces);
+        Ok(())
+    }
 }
 
-/// Reads what is asked for. What a reader panics at is bad, like any other content that cannot be had.
-pub(super) fn read(
-    reader: &mut dyn PageReader,
-    request: &Request,
-    purpose: Purpose,
-    block: &mut Block,
-) {
-    let read = catch_unwind(AssertUnwindSafe(|| match purpose {
+/// Reads what a thread waits for.
+pub(super) fn read(reader: &mut dyn PageReader, request: &Request, block: &mut Block) {
+    guarded(request, block, |block| {
+        reader.read(request.page, request.needed, &request.welcome, block);
+    });
+}
+
+/// Reads what nobody waits for.
+fn read_ahead(reader: &mut dyn PageReader, request: &Request, block: &mut Block) {
+    guarded(request, block, |block| match request.needed {
+        1 => reader.read_all(&request.welcome, block),
         // Pages of huge mappings come one by one, each as a whole.
-        Purpose::Fill if request.needed == 1 => reader.read_all(&request.welcome, block),
-        Purpose::Fill | Purpose::Demand => {
-            reader.read(request.page, request.needed, &request.welcome, block);
-        }
-    }));
-    if read.is_err() {
+        _ => reader.read(request.page, request.needed, &request.welcome, block),
+    });
+}
+
+/// What a reader panics at is bad, like any other content that cannot be had.
+fn guarded(request: &Request, block: &mut Block, read: impl FnOnce(&mut Block)) {
+    if catch_unwind(AssertUnwindSafe(|| read(block))).is_err() {
         block.clear();
         for page in request.page.0..request.page.0 + request.needed {
             block.push(

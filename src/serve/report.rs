@@ -24,6 +24,8 @@ pub struct Report {
     pub counts: Counts,
     /// From the fault's message to the installed page.
     pub latency: Latency,
+    /// How long it took to install what was touched last time, if all of that was done.
+    pub replayed_in: Option<Duration>,
     /// From the first moment of serving to the end.
     pub time: Duration,
 }

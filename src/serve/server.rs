@@ -1,14 +1,18 @@
 //! What is needed to serve a target, and serving it from the first moment to the last.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Instant;
+
+use snapshot_format::working_set::WorkingSet;
 
 use super::engine::{Engine, LOOK_AROUND, reserve};
 use super::poller::Poller;
 use super::pool::{Pool, Workers};
 use super::supply::Supply;
-use super::{Handover, Options, Orders, Report, ServeError, cannot};
+use super::{Handover, Options, Orders, Recording, Report, ServeError, cannot};
 use crate::source::PageSource;
 
 /// Descriptors that serve a target, made before it is touched: once its memory is owed there is no way back, and
@@ -22,6 +26,8 @@ pub struct Server {
     pub(super) poller: Poller,
     pub(super) reserve: Option<OwnedFd>,
     pub(super) options: Options,
+    pub(super) set: Option<Arc<WorkingSet<File>>>,
+    pub(super) recording: Option<Recording>,
 }
 
 impl Server {
@@ -43,7 +49,21 @@ impl Server {
             poller,
             reserve: reserve(),
             options,
+            set: None,
+            recording: None,
         })
+    }
+
+    /// The same, which installs what was touched last time before it is asked for. The set is of the snapshot that the source is.
+    #[must_use]
+    pub fn replaying(self, set: Option<Arc<WorkingSet<File>>>) -> Self {
+        Self { set, ..self }
+    }
+
+    /// The same, which records what is touched.
+    #[must_use]
+    pub fn recording(self, recording: Option<Recording>) -> Self {
+        Self { recording, ..self }
     }
 
     /// Serves a target until nothing is owed to it or its descendants any more, or they have ended. `ready` is called when
@@ -54,6 +74,8 @@ impl Server {
         // Whatever happens, nothing that is owed may become zeros.
         let ran = catch_unwind(AssertUnwindSafe(|| match engine.watch_all() {
             Ok(()) => {
+                engine.begin_replay();
+                engine.replay_before(started);
                 ready();
                 engine.run();
             }

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::pool::{self, Pool, Purpose};
+use super::pool::{self, Pool, Work};
+use super::replay::Replay;
 use crate::session::{Block, Request, Supplier};
 use crate::source::{PageReader, PageSource};
 
@@ -26,6 +27,8 @@ pub(super) struct Supply {
     /// Pages that cost as much to decode as one of them.
     pub(super) granularity: u64,
     pub(super) pool: Pool,
+    /// What was touched last time is on its way.
+    pub(super) replay: Option<Replay>,
 }
 
 impl Supply {
@@ -36,24 +39,32 @@ impl Supply {
             elsewhere: 0,
             granularity: source.granularity(),
             pool,
+            replay: None,
         }
     }
 }
 
 impl Supplier for Supply {
     fn fetch(&mut self, request: &Request) -> Option<&Block> {
+        if let Some(found) = self
+            .replay
+            .as_mut()
+            .and_then(|replay| replay.fetch(request))
+        {
+            return found;
+        }
         let pages = self.granularity.max(request.needed);
         let elsewhere = if request.crowded && pages <= INLINE_PAGES {
             pages > INLINE_IN_A_CROWD || self.elsewhere > 0
         } else {
             pages > INLINE_PAGES
         };
-        if elsewhere && self.pool.ask(request.clone(), Purpose::Demand) {
+        if elsewhere && self.pool.ask(Work::Demand(request.clone())) {
             self.elsewhere = self.elsewhere.saturating_sub(1);
             return None;
         }
         let begun = request.crowded.then(Instant::now);
-        pool::read(&mut *self.reader, request, Purpose::Demand, &mut self.block);
+        pool::read(&mut *self.reader, request, &mut self.block);
         if begun.is_some_and(|begun| begun.elapsed() > FROM_A_DISK) {
             self.elsewhere = ELSEWHERE;
         }

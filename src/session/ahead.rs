@@ -6,7 +6,7 @@
 
 use snapshot_format::PAGE_BYTES;
 
-use super::{Installer, Request, Session};
+use super::{Installer, Purpose, Request, Session};
 use crate::addr::{Addr, AddrRange};
 
 /// Most that one address space is followed in at a time: as many processors may go through different memory.
@@ -84,7 +84,7 @@ impl<I: Installer> Session<I> {
                     welcome: first.0..first.0 + piece.len() / PAGE_BYTES,
                     needed: 1,
                     crowded: false,
-                    ahead: true,
+                    purpose: Purpose::Ahead,
                     space: answered.space,
                 });
             }

@@ -5,11 +5,10 @@ use std::time::Instant;
 use snapshot_format::{PAGE_BYTES, PageNo};
 
 use super::block::{Block, What};
-use super::fill::Purpose;
 use super::install::{Progress, Put};
 use super::member::Member;
 use super::notice::{Notice, OnFailure};
-use super::{Installer, Request, Session, SpaceId, Supplier, Turn};
+use super::{Installer, Purpose, Request, Session, SpaceId, Supplier, Turn};
 use crate::addr::{Addr, AddrRange};
 use crate::space::Found;
 use crate::uffd::Stop;
@@ -151,6 +150,7 @@ impl<I: Installer> Session<I> {
         let alone = page.0..page.0 + needed;
         let member = self.members.get(&id);
         let welcome = member
+            .filter(|_| self.recorder.is_none())
             .and_then(|member| member.space.run_around(range.start))
             .map_or(alone, |(run, first)| {
                 first.0..first.0 + run.len() / PAGE_BYTES
@@ -162,7 +162,7 @@ impl<I: Installer> Session<I> {
             needed,
             welcome,
             crowded: member.is_some_and(|member| member.waiting.unrequested() > 1),
-            ahead: false,
+            purpose: Purpose::Neighbours,
         }
     }
 
@@ -190,6 +190,13 @@ impl<I: Installer> Session<I> {
                 }
                 Turn::Soon
             }
+        }
+    }
+
+    /// Content that was asked for will not come from where it was expected: the fault is to be answered anew.
+    pub fn ask_again(&mut self, request: &Request) {
+        if let Some(member) = self.members.get_mut(&request.space) {
+            member.waiting.ask_again(request.at);
         }
     }
 
@@ -227,8 +234,12 @@ impl<I: Installer> Session<I> {
             _ => return self.refuse(id, range, request.page, "its content is missing", now),
         };
         if progress == Progress::Done {
-            self.answered(id, request.at);
-            self.fill(request, block, Purpose::Neighbours);
+            let since = self.answered(id, request.at);
+            if let Some(recorder) = &mut self.recorder {
+                recorder.note(request, since.unwrap_or(now));
+                return progress;
+            }
+            self.fill(request, block, request.purpose);
             self.look_ahead(request);
         }
         progress
@@ -285,14 +296,13 @@ impl<I: Installer> Session<I> {
         });
     }
 
-    /// Nobody waits for this page any more.
-    fn answered(&mut self, id: SpaceId, page: Addr) {
-        if let Some(waiter) = self
+    /// Nobody waits for this page any more. Returns since when somebody did.
+    fn answered(&mut self, id: SpaceId, page: Addr) -> Option<Instant> {
+        let waiter = self
             .members
             .get_mut(&id)
-            .and_then(|member| member.waiting.answered(page))
-        {
-            self.latency.add(waiter.since.elapsed());
-        }
+            .and_then(|member| member.waiting.answered(page))?;
+        self.latency.add(waiter.since.elapsed());
+        Some(waiter.since)
     }
 }

@@ -13,6 +13,8 @@ pub struct Counts {
     pub neighbours: u64,
     /// Pages with content installed before anybody asked.
     pub prefill: u64,
+    /// Pages with content installed because they were touched last time.
+    pub replayed: u64,
     /// Pages of zeros: installed, or left to the kernel.
     pub zero: u64,
     /// Owed pages that the target dropped, unmapped or moved something onto.

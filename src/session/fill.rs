@@ -5,22 +5,13 @@ use std::time::Instant;
 
 use snapshot_format::PAGE_BYTES;
 
-use super::block::{Block, What};
+use super::block::{Block, Piece, What};
 use super::install::{Progress, Put};
 use super::notice::{Notice, OnFailure};
-use super::{Installer, Request, Session, SpaceId, Turn};
+use super::{Installer, Purpose, Request, Session, SpaceId, Turn};
 use crate::addr::{Addr, AddrRange};
 use crate::space::Kind;
 use crate::uffd::Stop;
-
-/// Why pages are installed that nobody waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// They came with a page that somebody waited for.
-    Neighbours,
-    /// To have them before somebody waits.
-    Prefill,
-}
 
 impl<I: Installer> Session<I> {
     /// The next pages to fetch ahead for an address space: at most `most` of consecutive ones, in the order of addresses,
@@ -50,7 +41,7 @@ impl<I: Installer> Session<I> {
             needed: kind.snapshot_pages(),
             welcome: first.0..first.0 + run.len() / PAGE_BYTES,
             crowded: false,
-            ahead: false,
+            purpose: Purpose::Prefill,
         })
     }
 
@@ -59,12 +50,35 @@ impl<I: Installer> Session<I> {
     /// installed at this moment.
     pub fn deliver_fill(&mut self, request: &Request, block: &Block, now: Instant) -> Turn {
         let id = request.space;
-        let purpose = if request.ahead {
-            Purpose::Neighbours
-        } else {
-            Purpose::Prefill
-        };
-        match self.fill(request, block, purpose) {
+        let stopped = self.fill(request, block, request.purpose);
+        self.after_fill(id, request.needed * PAGE_BYTES, stopped, now)
+    }
+
+    /// Pages of a working set have come, and where each piece of them belongs: nowhere if that is empty. What is not owed there any more is
+    /// passed over. The answer is that of [`Session::deliver_fill`].
+    pub fn deliver_replay(
+        &mut self,
+        id: SpaceId,
+        block: &Block,
+        places: &[AddrRange],
+        now: Instant,
+    ) -> Turn {
+        let stopped =
+            block.pieces.iter().zip(places).find_map(|(piece, &place)| {
+                self.fill_piece(id, place, piece, block, Purpose::Replay)
+            });
+        self.after_fill(id, PAGE_BYTES, stopped, now)
+    }
+
+    /// What becomes of what could not be installed.
+    fn after_fill(
+        &mut self,
+        id: SpaceId,
+        page_bytes: u64,
+        stopped: Option<(Addr, Stop)>,
+        now: Instant,
+    ) -> Turn {
+        match stopped {
             // Events come first: they are read in the next turn, and then the same pages may still be owed.
             Some((_, Stop::Changing)) => return Turn::Later,
             // What is left is asked for again later.
@@ -75,7 +89,7 @@ impl<I: Installer> Session<I> {
             }
             // Found out for each page, or they would be asked for for ever.
             Some((at, stop @ (Stop::Unmapped | Stop::Fault))) => {
-                let page = AddrRange::at(at, request.needed * PAGE_BYTES);
+                let page = AddrRange::at(at, page_bytes);
                 let progress = self.page_is_unmapped(id, page, now);
                 if progress == Progress::Changed && stop == Stop::Fault {
                     self.put_aside(id, page);
@@ -111,33 +125,45 @@ impl<I: Installer> Session<I> {
         block: &Block,
         purpose: Purpose,
     ) -> Option<(Addr, Stop)> {
-        for piece in &block.pieces {
-            let Some(place) = place_of(request, &piece.pages) else {
-                continue;
-            };
-            let mut rest = place;
-            while let Some((run, kind, pages)) =
-                self.owed_part(request.space, rest, place.start, piece.pages.start)
-            {
-                rest.start = run.end;
-                let Some(pages) = pages else { continue };
-                let stopped = match &piece.what {
-                    What::Bytes(_) => {
-                        let bytes = block.bytes_of(piece, &pages)?;
-                        let (installed, stopped) =
-                            self.put_run(request.space, run, kind, Put::Bytes(bytes));
-                        match purpose {
-                            Purpose::Neighbours => self.counts.neighbours += installed,
-                            Purpose::Prefill => self.counts.prefill += installed,
+        block.pieces.iter().find_map(|piece| {
+            let place = place_of(request, &piece.pages)?;
+            self.fill_piece(request.space, place, piece, block, purpose)
+        })
+    }
+
+    /// Installs one piece of a block, as far as it is owed in its place.
+    fn fill_piece(
+        &mut self,
+        id: SpaceId,
+        place: AddrRange,
+        piece: &Piece,
+        block: &Block,
+        purpose: Purpose,
+    ) -> Option<(Addr, Stop)> {
+        let mut rest = place;
+        while let Some((run, kind, pages)) =
+            self.owed_part(id, rest, place.start, piece.pages.start)
+        {
+            rest.start = run.end;
+            let Some(pages) = pages else { continue };
+            let stopped = match &piece.what {
+                What::Bytes(_) => {
+                    let bytes = block.bytes_of(piece, &pages)?;
+                    let (installed, stopped) = self.put_run(id, run, kind, Put::Bytes(bytes));
+                    match purpose {
+                        Purpose::Neighbours | Purpose::Ahead => {
+                            self.counts.neighbours += installed;
                         }
-                        stopped
+                        Purpose::Prefill => self.counts.prefill += installed,
+                        Purpose::Replay => self.counts.replayed += installed,
                     }
-                    What::Zero => self.fill_zeros(request.space, run, kind, purpose),
-                    What::Bad(why) => self.fill_bad(request.space, run, kind, (pages.start, why)),
-                };
-                if stopped.is_some() {
-                    return stopped;
+                    stopped
                 }
+                What::Zero => self.fill_zeros(id, run, kind, purpose),
+                What::Bad(why) => self.fill_bad(id, run, kind, (pages.start, why)),
+            };
+            if stopped.is_some() {
+                return stopped;
             }
         }
         None
@@ -163,7 +189,7 @@ impl<I: Installer> Session<I> {
     }
 
     /// Zeros need not be installed, they only must not be owed: a fault there, or the kernel when all is over, makes them. But
-    /// beside a page that was just touched they save the next fault, where they cost next to nothing.
+    /// beside a page that was just touched, or where one was touched last time, they save the next fault, and cost next to nothing.
     fn fill_zeros(
         &mut self,
         id: SpaceId,
@@ -172,7 +198,7 @@ impl<I: Installer> Session<I> {
         purpose: Purpose,
     ) -> Option<(Addr, Stop)> {
         let costly = kind.shared || kind.page_bytes > PAGE_BYTES;
-        if purpose == Purpose::Neighbours && !costly {
+        if purpose != Purpose::Prefill && !costly {
             let (installed, stopped) = self.put_run(id, run, kind, Put::Zero);
             self.counts.zero += installed;
             return stopped;

@@ -19,7 +19,8 @@
 //! | `answer.rs`    | answering a fault                                                           |
 //! | `ahead.rs`     | who reads in order, and what comes next                                     |
 //! | `fill.rs`      | pages that nobody waits for                                                 |
-//! | `together.rs` | a small frame in one go                                                     |
+//! | `record.rs`    | which pages are touched, in order                                           |
+//! | `together.rs`  | a small frame in one go                                                     |
 //! | `abandon.rs`   | giving up without turning anything into zeros                               |
 //! | `counts.rs`    | what happened, for people                                                   |
 
@@ -34,6 +35,7 @@ mod fill;
 mod install;
 mod member;
 mod notice;
+mod record;
 mod together;
 mod waiting;
 
@@ -48,8 +50,10 @@ pub use self::block::{Block, Piece, What};
 pub use self::counts::{Counts, Latency};
 pub use self::faulter::Faulter;
 pub use self::notice::{Notice, OnFailure};
+pub use self::record::Touch;
 
 use self::member::Member;
+use self::record::Recorder;
 use crate::addr::{Addr, AddrRange};
 use crate::space::AddressSpace;
 use crate::uffd::{Message, Outcome, ReadError, Stop};
@@ -94,8 +98,21 @@ pub struct Request {
     pub welcome: Range<u64>,
     /// Others wait for other pages.
     pub crowded: bool,
-    /// Nobody waits for it, but somebody who reads in order is about to.
-    pub ahead: bool,
+    /// Why those are installed that nobody waits for.
+    pub purpose: Purpose,
+}
+
+/// Why pages are installed that nobody waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// They came with a page that somebody waited for.
+    Neighbours,
+    /// Somebody who reads in order is about to wait for them.
+    Ahead,
+    /// They were touched last time.
+    Replay,
+    /// To have all.
+    Prefill,
 }
 
 /// Where content comes from.
@@ -132,6 +149,8 @@ pub struct Session<I> {
     ahead: Vec<Request>,
     /// Most pages of them at a time.
     read_ahead: u64,
+    /// What is touched is being recorded.
+    recorder: Option<Recorder>,
     /// Room for messages, kept between reads.
     messages: Vec<Message>,
     /// As much as a page of zeros may need, where there is no other way.
@@ -152,6 +171,7 @@ impl<I: Installer> Session<I> {
             notices: Vec::new(),
             ahead: Vec::new(),
             read_ahead: 0,
+            recorder: None,
             messages: Vec::with_capacity(64),
             zeros: Vec::new(),
         }

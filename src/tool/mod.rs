@@ -41,8 +41,8 @@ pub(crate) fn open(path: &Path) -> Result<Arc<Snapshot<File>>, Failure> {
         .map_err(Failure::snapshot(path))
 }
 
-/// Open a file that is read by position.
-fn open_file(path: &Path) -> Result<File, Failure> {
+/// Open a file that is read by position: no folder, and nothing that can only be read once.
+pub(crate) fn open_file(path: &Path) -> Result<File, Failure> {
     // Without blocking: opening a pipe that nobody writes to would wait for ever. Files do not care.
     let file = OpenOptions::new()
         .read(true)

@@ -114,6 +114,8 @@ fn serve(
     let options = serve::Options {
         jobs: 2,
         prefill: Prefill::None,
+        prefill_rate: None,
+        head_start: Duration::ZERO,
         read_ahead: 0,
         on_failure,
         finish_within: PATIENCE,
@@ -134,11 +136,13 @@ fn serve(
             choices: &[choice],
             stop_timeout: PATIENCE,
             on_failure,
-            guard: None,
         };
         let done = handover::attach(&snapshot, &source, &options).expect("attach");
         attached.send(()).expect("the test waits");
-        server.serve(done.handover, ready)
+        server.serve(done.handover, || {
+            done.standing.release(None).expect("it is let go");
+            ready();
+        })
     });
     waits.recv_timeout(PATIENCE).expect("attached");
     thread
@@ -225,7 +229,6 @@ pub(crate) fn attacher(words: &[&str]) {
         choices: &choices,
         stop_timeout: Duration::from_secs(10),
         on_failure: OnFailure::Poison,
-        guard: None,
     };
     let error = handover::attach(&snapshot, &source, &options).expect_err("trouble");
     assert!(matches!(error, AttachError::Destroyed { .. }), "{error}");

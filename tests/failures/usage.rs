@@ -14,7 +14,10 @@ fn bad_usage_is_status_2() {
         (&["--region", "ram="], "page-aligned address"),
         (&["--region", "ram=here"], "page-aligned address"),
         (&["--region", "ram=0x1001"], "page-aligned address"),
-        (&["--prefill", "some"], "[possible values: none, all]"),
+        (
+            &["--prefill", "some"],
+            "[possible values: none, working-set, all]",
+        ),
         (&["--on-failure", "zero"], "[possible values: poison, kill]"),
         (&["--finish-within", "soon"], "--finish-within"),
         (&["--jobs", "0"], "--jobs"),

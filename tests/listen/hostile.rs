@@ -185,10 +185,17 @@ fn silence_when_there_is_room_for_one() {
     let lab = Lab::new(64);
     let words = ["--max-sessions", "1", "--handshake-timeout", "10s"];
     let daemon = Daemon::listening(&lab, &words);
-    let _silent: Vec<UnixStream> = (0..2)
+    let silent: Vec<UnixStream> = (0..2)
         .map(|_| UnixStream::connect(lab.socket()).expect("connect"))
         .collect();
     served_in_time(&lab, &daemon);
+    end_in_order(daemon, silent);
+}
+
+/// This process has connected: a daemon that is killed takes it along.
+fn end_in_order(daemon: Daemon, connections: Vec<UnixStream>) {
+    drop(connections);
+    daemon.terminate();
 }
 
 /// More of them than there is room for: the slowest have to go.
@@ -197,9 +204,10 @@ fn silence_of_more_than_there_is_room_for() {
     let lab = Lab::new(64);
     let words = ["--max-sessions", "1", "--handshake-timeout", "60s"];
     let daemon = Daemon::listening(&lab, &words);
-    let _silent: Vec<UnixStream> = (0..70)
+    let silent: Vec<UnixStream> = (0..70)
         .map(|_| UnixStream::connect(lab.socket()).expect("connect"))
         .collect();
     wait_until("some to be sent away", || daemon.count("refused") >= 5);
     served_in_time(&lab, &daemon);
+    end_in_order(daemon, silent);
 }

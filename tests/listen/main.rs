@@ -7,6 +7,7 @@
 //! | `versions.rs`  | what each version of Firecracker says; messages in pieces, descriptors    |
 //! | `refused.rs`   | hand-overs that cannot be served                                          |
 //! | `removes.rs`   | balloons, virtio-mem                                                      |
+//! | `sets.rs`, `set_troubles.rs` | what the last VM touched is there for the next one          |
 //! | `shapes.rs`    | several mappings, holes, faults of the kernel's, snapshots and raw files  |
 //! | `huge.rs`      | huge pages                                                                |
 //! | `clones.rs`    | many VMs at once                                                          |
@@ -39,6 +40,8 @@ mod lab;
 mod refused;
 mod removes;
 mod review;
+mod set_troubles;
+mod sets;
 mod shapes;
 mod sockets;
 mod versions;

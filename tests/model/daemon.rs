@@ -2,10 +2,11 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Instant;
 
-use snapshot_format::PageNo;
+use snapshot_format::{PAGE_BYTES, PageNo};
 use uffd_restore::addr::AddrRange;
 use uffd_restore::session::{Block, Notice, OnFailure, Request, Session, SpaceId, Supplier, Turn};
 use uffd_restore::space::{AddressSpace, Kind};
@@ -195,7 +196,22 @@ impl<'a> Daemon<'a> {
                     request.welcome.clone()
                 };
                 let block = self.image.block(pages);
-                let turn = self.session.deliver_fill(&request, block, self.now);
+                // As pages of a working set come, each piece with a place of its own.
+                let turn = if request.needed == 1 && request.page.0.is_multiple_of(2) {
+                    let place = |pages: &Range<u64>| {
+                        let at = request.at.plus((pages.start - request.page.0) * PAGE_BYTES);
+                        AddrRange::at(at, (pages.end - pages.start) * PAGE_BYTES)
+                    };
+                    let places: Vec<_> = block
+                        .pieces
+                        .iter()
+                        .map(|piece| place(&piece.pages))
+                        .collect();
+                    self.session
+                        .deliver_replay(request.space, block, &places, self.now)
+                } else {
+                    self.session.deliver_fill(&request, block, self.now)
+                };
                 if turn != Turn::Idle {
                     self.after(request.space, turn);
                 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::memory::{Content, Dice, Memory, PAGE, advise, check, map_at, write};
 use crate::moves::arena;
-use crate::scene::{Captured, be_rolled_back, show, wait_for};
+use crate::scene::{Captured, Done, REPLAY, be_rolled_back, show, wait_for};
 use crate::support::{Role, end, say};
 
 pub(crate) const ROLES: &[(&str, Role)] = &[("restless", restless), ("sparse", sparse)];
@@ -57,10 +57,22 @@ fn all_is_installed_while_it_changes() {
     let how = ["--frame-pages", "4", "--codec", "lz4"];
     let captured = Captured::with("restless", "", &how);
     let done = captured.restore(&["--prefill", "all"]).finish();
+    all_is_accounted_for(&done, "prefill");
+}
+
+#[test]
+fn a_working_set_is_installed_while_it_changes() {
+    let how = ["--frame-pages", "4", "--codec", "lz4"];
+    let captured = Captured::with("restless", "", &how);
+    let done = captured.restore(REPLAY).finish();
+    all_is_accounted_for(&done, "replayed");
+}
+
+fn all_is_accounted_for(done: &Done, ahead: &str) {
     let all = (THREADS * PAGES) as u64;
     // Pages that were dropped and touched again count once more.
     assert!(done.all_pages() >= all, "{done:?}");
-    for kind in ["prefill", "demand", "removed"] {
+    for kind in [ahead, "demand", "removed"] {
         assert!(done.pages(kind) > 20, "{done:?}");
     }
     assert!(done.events("remove") > 1000, "{done:?}");

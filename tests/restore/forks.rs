@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::family::{self, Kid};
 use crate::memory::{Content, Dice, Memory, check, is_mapped, look, move_to, touch, write};
-use crate::scene::{Captured, be_rolled_back};
+use crate::scene::{Captured, REPLAY, be_rolled_back};
 use crate::support::{Role, end, say};
 
 pub(crate) const ROLES: &[(&str, Role)] = &[
@@ -82,7 +82,7 @@ fn tree(_: &[&str]) {
 
 #[test]
 fn a_tree_of_processes_each_with_its_own_memory() {
-    for words in [&[][..], &["--prefill", "all"]] {
+    for words in [&[][..], &["--prefill", "all"], REPLAY] {
         let done = Captured::new("tree", "").restore(words).finish();
         assert!(done.installed() >= Memory::content_in(PAGES), "{done:?}");
         if words.is_empty() {
@@ -244,7 +244,7 @@ fn check_travellers(memory: &Memory, turn: usize) {
 
 #[test]
 fn forks_while_other_threads_move_memory() {
-    for words in [&[][..], &["--prefill", "all"]] {
+    for words in [&[][..], &["--prefill", "all"], REPLAY] {
         let mut scene = Captured::new("forks-and-moves", "").restore(words);
         assert_eq!(scene.target.hear(), "right");
         let done = scene.restorer.finish();

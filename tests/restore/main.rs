@@ -20,6 +20,8 @@
 //! | `huge.rs`    | huge pages                                                                 |
 //! | `rights.rs`  | targets that may not do much, and targets in namespaces                    |
 //! | `ahead.rs`   | prefill while memory changes; large sparse mappings                        |
+//! | `sets.rs`    | touch what was touched last time                                           |
+//! | `set_troubles.rs` | the same, when something goes wrong                                   |
 //! | `torture.rs` | everything at once, at random                                              |
 //!
 //! Every target checks each page that it sees against what must be there, and says `right` or dies. Every test also asks
@@ -42,6 +44,8 @@ mod protect;
 mod races;
 mod rights;
 mod scene;
+mod set_troubles;
+mod sets;
 mod shared;
 mod signals;
 mod threads;
@@ -63,6 +67,8 @@ fn role() {
         protect::ROLES,
         races::ROLES,
         rights::ROLES,
+        set_troubles::ROLES,
+        sets::ROLES,
         shared::ROLES,
         signals::ROLES,
         threads::ROLES,

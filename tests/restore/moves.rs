@@ -3,7 +3,7 @@
 use crate::memory::{
     Content, Dice, Memory, PAGE, check, flag, is_mapped, map_at, move_to, remap, unmap, write,
 };
-use crate::scene::{Captured, Done, be_rolled_back};
+use crate::scene::{Captured, Done, REPLAY, be_rolled_back};
 use crate::support::{Role, end, say};
 
 pub(crate) const ROLES: &[(&str, Role)] = &[("movers", movers)];
@@ -266,6 +266,11 @@ fn memory_that_moves() {
 #[test]
 fn memory_that_moves_while_all_is_being_installed() {
     storm(4, &["--prefill", "all"]);
+}
+
+#[test]
+fn memory_that_moves_while_a_working_set_is_being_installed() {
+    storm(4, REPLAY);
 }
 
 /// The helpers do what the tests believe.

@@ -1,7 +1,7 @@
 //! mprotect, of which no event tells, and which cuts mappings.
 
 use crate::memory::{Memory, protect};
-use crate::scene::{Captured, Done, be_rolled_back};
+use crate::scene::{Captured, Done, REPLAY, be_rolled_back};
 use crate::support::{Role, end, say};
 
 pub(crate) const ROLES: &[(&str, Role)] = &[("split", split), ("fenced", fenced)];
@@ -72,5 +72,7 @@ fn the_same_while_all_is_being_installed() {
     for role in ["split", "fenced"] {
         let done = run(role, &["--prefill", "all"]);
         assert!(done.pages("prefill") > 0, "{done:?}");
+        let done = run(role, REPLAY);
+        assert!(done.pages("replayed") > 0, "{done:?}");
     }
 }

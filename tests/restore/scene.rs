@@ -5,13 +5,19 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use snapshot_format::working_set::{self, History};
+use snapshot_format::{Cursor, PageNo, Snapshot};
 
-use crate::memory::{Content, Memory, touch};
+use crate::memory::{Content, Dice, Memory, touch};
 use crate::support::{PATIENCE, Target, hear, say, selector};
+
+/// Everything is installed from a working set, while the target runs.
+pub(crate) const REPLAY: &[&str] = &["--prefill", "working-set", "--head-start", "0s"];
 
 /// In a role: fills the areas, lets them be captured, spoils them, and returns when they have been rolled back: at the very
 /// moment when this process goes on after that.
@@ -99,6 +105,21 @@ impl Captured {
         self.folder.path().join("snapshot")
     }
 
+    /// Makes a working set of all pages, beside the snapshot, in an order that no target goes by.
+    pub(crate) fn make_set(&self) {
+        let file = File::open(self.snapshot()).expect("open");
+        let snapshot = Arc::new(Snapshot::open(file).expect("a snapshot"));
+        let pages = usize::try_from(snapshot.pages()).expect("few");
+        let order = Dice::new(7).shuffled(pages);
+        let touches = (0..)
+            .zip(order)
+            .map(|(time, page)| (PageNo(page as u64), time));
+        let history = History::of_recording(touches);
+        let beside = File::create(self.folder.path().join("snapshot.ws")).expect("create");
+        let options = working_set::Options::default();
+        working_set::write(&history, &mut Cursor::new(snapshot), beside, &options).expect("a set");
+    }
+
     /// Rolls all areas back. Returns when the target is being served; it finds that out by itself.
     pub(crate) fn restore(self, words: &[&str]) -> Scene {
         let choices: Vec<String> = self
@@ -113,6 +134,9 @@ impl Captured {
 
     /// Rolls back what the words say.
     pub(crate) fn restore_with(self, words: &[&str]) -> Scene {
+        if words.contains(&"working-set") {
+            self.make_set();
+        }
         let began = Instant::now();
         let mut restorer = Restorer::start(&self, &[words, &["--json"]].concat());
         let serving = restorer.json();
@@ -201,7 +225,7 @@ impl Restorer {
         }
     }
 
-    fn json(&mut self) -> Value {
+    pub(crate) fn json(&mut self) -> Value {
         serde_json::from_str(&self.line()).expect("JSON")
     }
 
@@ -221,7 +245,11 @@ impl Restorer {
 
     /// Waits for its end, which must be a good one, and for what it says then.
     pub(crate) fn finish(&mut self) -> Done {
-        let done = Done(self.json());
+        let mut said = self.json();
+        if said["event"] == "recorded" {
+            said = self.json();
+        }
+        let done = Done(said);
         assert_eq!(done.0["event"], "done");
         let status = self.wait();
         assert!(status.success(), "{status}: {}", self.errors());
@@ -274,14 +302,24 @@ impl Done {
 
     /// Pages with content that were installed.
     pub(crate) fn installed(&self) -> u64 {
-        self.pages("demand") + self.pages("neighbours") + self.pages("prefill")
+        ["demand", "neighbours", "prefill", "replayed"]
+            .iter()
+            .map(|kind| self.pages(kind))
+            .sum()
     }
 
     /// Pages that are accounted for; zero pages may count more than once.
     pub(crate) fn all_pages(&self) -> u64 {
-        ["demand", "neighbours", "prefill", "zero", "removed"]
-            .iter()
-            .map(|kind| self.pages(kind))
-            .sum()
+        [
+            "demand",
+            "neighbours",
+            "prefill",
+            "replayed",
+            "zero",
+            "removed",
+        ]
+        .iter()
+        .map(|kind| self.pages(kind))
+        .sum()
     }
 }

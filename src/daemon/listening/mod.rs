@@ -16,6 +16,7 @@ mod socket;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use self::hall::{Hall, Limits};
 use self::log::Log;
@@ -26,6 +27,7 @@ use super::attaching::options;
 use super::inherited::Inherited;
 use super::limits::{raise_descriptors, share_memory};
 use super::readiness::{Pidfile, ReadyDescriptor};
+use super::working_sets::WorkingSets;
 use crate::cli::restore::{Cli, Listen};
 use crate::failure::Failure;
 use crate::serve::{self, EndingSignals, Guard, ServeError, Workers};
@@ -64,10 +66,13 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
     let cache = Arc::new(FrameCache::new(args.peers.cache_size.as_u64()));
     let opened = source::open(&path, Some(Arc::clone(&cache)))?;
     let bytes = opened.pages * PAGE_BYTES;
+    let sets = WorkingSets::open(args, &path, opened.snapshot.clone())?;
     // A bar for each of them would be too many.
     let options = serve::Options {
         quiet: true,
-        ..options(args)
+        // A VMM lets itself go.
+        head_start: Duration::ZERO,
+        ..options(args, sets.prefill)
     };
     let workers = Workers::start(&*opened.source, options.jobs)?;
     let signals = EndingSignals::held().map_err(kernel("wait for signals"))?;
@@ -86,6 +91,7 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
         workers,
         guard,
         places: Places::new(limits.sessions),
+        sets: Arc::clone(&sets),
         options,
         allowed_uids: args.peers.allow_uids.clone(),
         handshake_timeout: args.peers.handshake_timeout,
@@ -104,6 +110,7 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
         log.listening(&printable(&listen.to_string()), &path, bytes);
     }
     let good = hall.run(entrance);
+    sets.finish();
     drop(pidfile);
     log.end(hall.served(), cache.counts());
     drop(hall);

@@ -11,6 +11,7 @@ use snapshot_format::PAGE_BYTES;
 use super::log::{Log, Who};
 use super::places::Places;
 use crate::addr::Addr;
+use crate::daemon::working_sets::WorkingSets;
 use crate::handover::firecracker::{self, Region};
 use crate::handover::peer::Credentials;
 use crate::handover::receive::{self, HandshakeError, Received, Refused};
@@ -34,6 +35,7 @@ pub(super) struct Common {
     pub(super) workers: Workers,
     pub(super) guard: Guard,
     pub(super) places: Places,
+    pub(super) sets: Arc<WorkingSets>,
     pub(super) options: Options,
     pub(super) allowed_uids: Vec<u32>,
     pub(super) handshake_timeout: Duration,
@@ -90,6 +92,8 @@ pub(super) fn run(
         userfaultfd: handed_over.userfaultfd,
         space,
     };
+    let (set, recording) = common.sets.for_restore();
+    let server = server.replaying(set).recording(recording);
     let report = server.serve(handover, || common.log.serving(&who, owed, regions));
     drop((watched, place));
     common.log.done(&who, &report);

@@ -34,7 +34,7 @@ fn check_belongs(
     snapshot: (&Path, &Snapshot<File>),
 ) -> Result<(), Failure> {
     let (set_id, snapshot_id) = (set.1.snapshot(), snapshot.1.id());
-    if set_id == snapshot_id {
+    if set.1.belongs_to(snapshot.1) {
         return Ok(());
     }
     Err(Failure::OtherSnapshot {
