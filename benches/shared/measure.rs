@@ -26,6 +26,20 @@ impl Series {
         sorted[(sorted.len() - 1) * percent / 100]
     }
 
+    /// Those that are larger than so much.
+    pub(crate) fn above(&self, least: f64) -> Self {
+        self.0
+            .iter()
+            .copied()
+            .filter(|value| *value > least)
+            .collect()
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The largest, if there is one.
     pub(crate) fn largest(&self) -> Option<f64> {
         self.0.iter().copied().max_by(f64::total_cmp)

@@ -1,6 +1,7 @@
 //! Measures snapshot-format against the machine's own limit, in the same run, and prints markdown tables.
 //! `scripts/bench format` builds and calls it; `benches/RESULTS.md` has results.
 
+#[path = "../../shared/codec.rs"]
 mod codec;
 mod fault;
 mod image;

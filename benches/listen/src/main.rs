@@ -3,6 +3,7 @@
 //! `benches/RESULTS.md` has results.
 
 mod aims;
+#[path = "../../shared/cache.rs"]
 mod cache;
 mod clones;
 mod content;

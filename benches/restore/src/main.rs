@@ -1,6 +1,7 @@
 //! Measures lazy restore against userfaultfd alone, in the same run, and prints markdown tables.
 //! `scripts/bench restore` builds and calls it; `benches/RESULTS.md` has results.
 
+#[path = "../../shared/area.rs"]
 mod area;
 mod crowd;
 mod daemon;
@@ -8,8 +9,11 @@ mod demand;
 mod detect;
 #[path = "../../shared/measure.rs"]
 mod measure;
+#[path = "../../shared/one_core.rs"]
 mod one_core;
 mod placement;
+#[path = "../../shared/raw.rs"]
+mod raw;
 mod ready;
 mod shared;
 mod snapshot;

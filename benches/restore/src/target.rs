@@ -1,27 +1,23 @@
 //! The process whose memory arrives lazily: a fork of this one that does what it is told.
-#![expect(
-    unsafe_code,
-    reason = "fork(2), pidfd_getfd(2) and UFFDIO_REGISTER with a mode that the daemon does not use"
-)]
+#![expect(unsafe_code, reason = "fork(2)")]
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork};
-use uffd_restore::addr::AddrRange;
 use uffd_restore::handover::pidfd;
-use uffd_restore::uffd::{Features, Userfaultfd, abi, new_for_this_process};
+use uffd_restore::uffd::Userfaultfd;
 
 use crate::area::Area;
 use crate::crowd::Crowd;
 use crate::measure::{Random, Series};
+use crate::raw::{fetch, registered};
 
 /// Which pages are touched.
 #[derive(Debug, Clone, Copy)]
@@ -262,41 +258,6 @@ fn touch(area: &Area, times: &Area, walk: Walk) -> [u64; 6] {
     }
     let all = u64::try_from(begun.elapsed().as_nanos()).expect("short");
     [firsts as u64, pages.len() as u64, all, wrong, 0, 0]
-}
-
-/// A userfaultfd of this process with a range registered.
-fn registered(range: AddrRange, mode: u64) -> Userfaultfd {
-    let userfaultfd = new_for_this_process().expect("a userfaultfd");
-    let features = abi::UFFD_FEATURE_MISSING_SHMEM
-        | abi::UFFD_FEATURE_MINOR_SHMEM
-        | abi::UFFD_FEATURE_THREAD_ID;
-    userfaultfd
-        .agree(Features::from_bits(features))
-        .expect("Linux 5.14, for minor faults in shared memory");
-    let mut argument = abi::UffdioRegister {
-        range: abi::UffdioRange {
-            start: range.start.0,
-            len: range.len(),
-        },
-        mode,
-        ioctls: 0,
-    };
-    let descriptor = userfaultfd.as_fd().as_raw_fd();
-    // SAFETY: the structure is that of the request, which reads and writes nothing else. The range is memory of this process
-    // that is accessed by word only, where any value is one.
-    let result = unsafe { libc::ioctl(descriptor, abi::UFFDIO_REGISTER, &raw mut argument) };
-    Errno::result(result).expect("to register");
-    userfaultfd
-}
-
-/// A userfaultfd of another process.
-fn fetch(process: BorrowedFd<'_>, number: RawFd) -> Userfaultfd {
-    // SAFETY: plain numbers; the kernel reads and writes no memory of this process.
-    let result = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) };
-    let descriptor = Errno::result(result).expect("the target's userfaultfd");
-    let descriptor = RawFd::try_from(descriptor).expect("a descriptor");
-    // SAFETY: the kernel has just created it and nobody else knows it.
-    Userfaultfd::from(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
 fn bytes(words: [u64; 6]) -> [u8; 48] {

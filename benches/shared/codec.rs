@@ -1,13 +1,15 @@
 //! The codecs alone: the plain crates, called as their documentation says for many small pieces. The limit that everything is
 //! compared with.
 
+#![allow(dead_code, reason = "each benchmark uses a part of it")]
+
 use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into};
 use snapshot_format::{Codec, Compression};
 use zstd::bulk::{Compressor, Decompressor};
 
 /// A codec that the snapshots are made with.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// zstd, level 3.
     Zstd,
     /// LZ4.
@@ -15,11 +17,11 @@ pub enum Kind {
 }
 
 /// Both.
-pub const KINDS: [Kind; 2] = [Kind::Zstd, Kind::Lz4];
+pub(crate) const KINDS: [Kind; 2] = [Kind::Zstd, Kind::Lz4];
 
 impl Kind {
     /// For the tables.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Zstd => "zstd 3",
             Self::Lz4 => "LZ4",
@@ -27,7 +29,7 @@ impl Kind {
     }
 
     /// What a writer needs to know.
-    pub fn compression(self, frame_pages: u16) -> Compression {
+    pub(crate) fn compression(self, frame_pages: u16) -> Compression {
         Compression {
             codec: match self {
                 Self::Zstd => Codec::Zstd,
@@ -40,7 +42,7 @@ impl Kind {
 }
 
 /// A thread's own compressor.
-pub enum Encoder {
+pub(crate) enum Encoder {
     /// The C library's context.
     Zstd(Compressor<'static>),
     /// A hash table, which is cleared and not allocated for every frame.
@@ -49,7 +51,7 @@ pub enum Encoder {
 
 impl Encoder {
     /// For frames of up to `len` bytes.
-    pub fn new(kind: Kind, len: usize) -> Self {
+    pub(crate) fn new(kind: Kind, len: usize) -> Self {
         match kind {
             Kind::Zstd => Self::Zstd(Compressor::new(3).expect("a compressor")),
             Kind::Lz4 if len < 65535 => Self::Lz4(Box::new(CompressTable::small())),
@@ -58,7 +60,7 @@ impl Encoder {
     }
 
     /// Compress to the start of `out`, which has room for the worst case.
-    pub fn encode(&mut self, content: &[u8], out: &mut [u8]) -> usize {
+    pub(crate) fn encode(&mut self, content: &[u8], out: &mut [u8]) -> usize {
         match self {
             Self::Zstd(zstd) => zstd.compress_to_buffer(content, out).expect("zstd"),
             Self::Lz4(table) => compress_into_with_table(content, out, table).expect("LZ4"),
@@ -67,16 +69,16 @@ impl Encoder {
 }
 
 /// A thread's own decompressor, for every codec of a file.
-pub struct Decoder(Decompressor<'static>);
+pub(crate) struct Decoder(Decompressor<'static>);
 
 impl Decoder {
     /// A new one.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Decompressor::new().expect("a decompressor"))
     }
 
     /// Fill `out`, exactly.
-    pub fn decode(&mut self, codec: Codec, payload: &[u8], out: &mut [u8]) {
+    pub(crate) fn decode(&mut self, codec: Codec, payload: &[u8], out: &mut [u8]) {
         let len = match codec {
             Codec::Stored => {
                 out.copy_from_slice(payload);

@@ -3,10 +3,11 @@
     unsafe_code,
     reason = "mmap and its relatives, and access to what they return"
 )]
+#![allow(dead_code, reason = "each benchmark uses a part of it")]
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -27,6 +28,19 @@ pub(crate) struct Area {
 impl Area {
     /// Private memory, or all of a file shared.
     pub(crate) fn map(pages: usize, file: Option<&File>) -> Self {
+        let kind = match file {
+            Some(_) => libc::MAP_SHARED,
+            None => libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+        };
+        Self::place(pages, kind, file.map_or(-1, AsRawFd::as_raw_fd))
+    }
+
+    /// A private mapping of a file: what is written stays here.
+    pub(crate) fn map_privately(pages: usize, file: &File) -> Self {
+        Self::place(pages, libc::MAP_PRIVATE, file.as_raw_fd())
+    }
+
+    fn place(pages: usize, kind: i32, descriptor: RawFd) -> Self {
         let len = pages * PAGE_SIZE;
         let rights = libc::PROT_READ | libc::PROT_WRITE;
         let nothing = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
@@ -37,12 +51,9 @@ impl Area {
         assert_ne!(reserved, libc::MAP_FAILED, "{}", io::Error::last_os_error());
         let reserved = reserved.expose_provenance();
         let at = std::ptr::with_exposed_provenance_mut((reserved + 1).next_multiple_of(MARGIN));
-        let (kind, descriptor) = match file {
-            Some(file) => (libc::MAP_SHARED | libc::MAP_NORESERVE, file.as_raw_fd()),
-            None => (nothing, -1),
-        };
+        let flags = kind | libc::MAP_NORESERVE | libc::MAP_FIXED;
         // SAFETY: the range lies inside the reservation above, which nobody else knows.
-        let base = unsafe { libc::mmap(at, len, rights, kind | libc::MAP_FIXED, descriptor, 0) };
+        let base = unsafe { libc::mmap(at, len, rights, flags, descriptor, 0) };
         assert_ne!(base, libc::MAP_FAILED, "{}", io::Error::last_os_error());
         Self {
             reserved,
@@ -84,6 +95,12 @@ impl Area {
 
     pub(crate) fn write(&self, page: usize, word: usize, value: u64) {
         self.word(page, word).store(value, Ordering::Relaxed);
+    }
+
+    /// Adds up all words of a page.
+    pub(crate) fn sum(&self, page: usize) -> u64 {
+        let words = (0..PAGE_SIZE / 8).map(|word| self.read(page, word));
+        words.fold(0, u64::wrapping_add)
     }
 
     /// Copies bytes to where a page begins.

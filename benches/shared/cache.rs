@@ -1,5 +1,6 @@
 //! The page cache of a file: filling it, emptying it, and looking whether that worked.
 #![expect(unsafe_code, reason = "mincore(2)")]
+#![allow(dead_code, reason = "each benchmark uses a part of it")]
 
 use std::fs::File;
 use std::io::Read;
