@@ -104,7 +104,12 @@ impl Replay {
         match self.knows(request.page) {
             Known::Arrived(index) => self.arrived.get(index).map(|(_, block)| Some(block)),
             Known::Coming => {
-                self.awaited.push(request.clone());
+                // What comes with it is of the set as well.
+                let request = Request {
+                    purpose: Purpose::Replay,
+                    ..request.clone()
+                };
+                self.awaited.push(request);
                 Some(None)
             }
             Known::No => None,
