@@ -48,9 +48,6 @@ pub struct Cli {
     /// How much a second is installed, at most, that nobody has touched, now or last time [default: as much as there is time for]
     #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
     pub prefill_rate: Option<ByteSize>,
-    /// What was touched, and what is.
-    #[command(flatten)]
-    pub touched: Touched,
     /// How much is fetched, at most, before it is asked for by somebody who reads in order; 0 for nothing
     #[arg(long, value_name = "SIZE", default_value = "1MiB")]
     pub read_ahead: ByteSize,
@@ -81,6 +78,9 @@ pub struct Cli {
     /// No progress, no summary
     #[arg(short, long)]
     pub quiet: bool,
+    /// What was touched, and what is.
+    #[command(flatten)]
+    pub touched: Touched,
     /// How to deal with VMMs that connect.
     #[command(flatten)]
     pub peers: Peers,
