@@ -10,7 +10,7 @@ use super::limits::raise_descriptors;
 use super::readiness::{Pidfile, ReadyDescriptor};
 use super::summary::{self, Serving};
 use super::working_sets::WorkingSets;
-use crate::cli::restore::{Cli, OnFailureName, PlacementName};
+use crate::cli::restore::{Cli, OnFailureName, PlacementName, PrefillName};
 use crate::failure::Failure;
 use crate::handover::{self, Attached};
 use crate::serve::{self, Guard, Orders, Outcome, Prefill, ServeError, Server, Workers};
@@ -40,7 +40,7 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
     let snapshot = tool::open(&path)?;
     let source = SnapshotSource::new(Arc::clone(&snapshot));
     let sets = WorkingSets::open(args, &path, Some(Arc::clone(&snapshot)))?;
-    let options = options(args, sets.prefill);
+    let options = options(args);
     let on_failure = options.on_failure;
     let workers = Workers::start(&source, options.jobs)?;
     let (set, recording) = sets.for_restore();
@@ -91,10 +91,13 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
 }
 
 /// How to serve, as it was typed.
-pub(super) fn options(args: &Cli, prefill: Prefill) -> serve::Options {
+pub(super) fn options(args: &Cli) -> serve::Options {
     serve::Options {
         jobs: tool::threads(args.jobs),
-        prefill,
+        prefill: match args.prefill {
+            Some(PrefillName::All) => Prefill::All,
+            _ => Prefill::None,
+        },
         head_start: args.touched.head_start,
         prefill_rate: args.prefill_rate.map(|rate| rate.as_u64()),
         read_ahead: args.read_ahead.as_u64() / PAGE_BYTES,

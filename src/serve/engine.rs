@@ -117,7 +117,7 @@ impl Engine {
             progress: Progress::new(
                 "restoring",
                 Some(owed),
-                options.quiet || options.prefill != Prefill::All,
+                options.quiet || options.prefill == Prefill::None,
             ),
             progressed: owed,
         }

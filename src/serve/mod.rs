@@ -55,14 +55,12 @@ use crate::session::OnFailure;
 use crate::space::AddressSpace;
 use crate::uffd::Userfaultfd;
 
-/// Which pages are installed before somebody asks for them.
+/// Which pages are installed before somebody asks for them, beside those of a working set ([`Server::replaying`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Prefill {
     /// None.
     #[default]
     None,
-    /// Those that were touched last time.
-    WorkingSet,
     /// All that are owed.
     All,
 }

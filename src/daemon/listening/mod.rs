@@ -72,7 +72,7 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
         quiet: true,
         // A VMM lets itself go.
         head_start: Duration::ZERO,
-        ..options(args, sets.prefill)
+        ..options(args)
     };
     let workers = Workers::start(&*opened.source, options.jobs)?;
     let signals = EndingSignals::held().map_err(kernel("wait for signals"))?;

@@ -23,7 +23,7 @@ use snapshot_format::working_set::{MAGIC, WorkingSet};
 use crate::cli::restore::{Cli, PrefillName, SetName};
 use crate::failure::Failure;
 use crate::output::PendingFile;
-use crate::serve::{self, Prefill, Recording};
+use crate::serve::{self, Recording};
 use crate::terminal::{printable, say};
 use crate::tool;
 
@@ -34,8 +34,6 @@ type Set = Arc<WorkingSet<File>>;
 
 /// The working sets of one snapshot, for all that are restored from it.
 pub(super) struct WorkingSets {
-    /// What to install ahead.
-    pub(super) prefill: Prefill,
     snapshot: Option<Arc<Snapshot<File>>>,
     /// Whether sets are replayed at all, and for who is recorded as well.
     replays: bool,
@@ -104,13 +102,7 @@ impl WorkingSets {
             }
             _ => None,
         };
-        let prefill = match (args.prefill, &set) {
-            (Some(PrefillName::All), _) => Prefill::All,
-            (Some(PrefillName::WorkingSet) | None, Some(_)) => Prefill::WorkingSet,
-            _ => Prefill::None,
-        };
         Ok(Arc::new(Self {
-            prefill,
             snapshot,
             replays,
             replays_while_recording: asked_for,
@@ -191,12 +183,19 @@ fn beside(snapshot: &Path) -> PathBuf {
     name.into()
 }
 
+/// `None` if there is no such file.
+fn open_if_there(path: &Path) -> Result<Option<File>, Failure> {
+    match tool::open_file(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(Failure::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
 /// True if there is nothing, or nothing in it, or a working set of some kind.
 fn may_be_replaced(path: &Path) -> Result<bool, Failure> {
-    let file = match tool::open_file(path) {
-        Ok(file) => file,
-        Err(Failure::Io { source, .. }) if source.kind() == ErrorKind::NotFound => return Ok(true),
-        Err(failure) => return Err(failure),
+    let Some(file) = open_if_there(path)? else {
+        return Ok(true);
     };
     let mut start = Vec::new();
     let read = file.take(MAGIC.len() as u64).read_to_end(&mut start);
@@ -263,10 +262,8 @@ fn open(
     snapshot: &Snapshot<File>,
     trusted: impl Fn(&File) -> bool,
 ) -> Result<WorkingSet<File>, Unusable> {
-    let file = tool::open_file(path).map_err(|failure| match &failure {
-        Failure::Io { source, .. } if source.kind() == ErrorKind::NotFound => Unusable::Missing,
-        _ => Unusable::Open(failure),
-    })?;
+    let file = open_if_there(path).map_err(Unusable::Open)?;
+    let file = file.ok_or(Unusable::Missing)?;
     if !trusted(&file) {
         return Err(Unusable::Strange);
     }
