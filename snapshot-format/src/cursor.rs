@@ -21,7 +21,7 @@ const CACHED: [u64; 2] = [512, 256];
 
 /// Reads pages of a snapshot, one per thread. It holds everything that a read needs, allocated once: room for the index
 /// nodes that have been checked, at most 3 MiB and no more than the file has, of which only what is used takes memory; for
-/// one stored frame and one decoded one; and the codec's context.
+/// one stored frame and two decoded ones; and the codec's context.
 pub struct Cursor<S> {
     snapshot: Arc<Snapshot<S>>,
     /// Nodes of level 0, and of all levels above.
@@ -31,9 +31,17 @@ pub struct Cursor<S> {
     stored: Vec<u8>,
     /// Which bytes of the frames section [`Cursor::fetch`] has left in `stored`.
     fetched: Range<u64>,
-    /// The frame decoded last by [`Cursor::read_page`].
-    content: Vec<u8>,
-    content_of: Option<FrameRef>,
+    /// The two frames decoded last by [`Cursor::frame_content`]: pages of a child process are those of its parent and its own
+    /// in turn.
+    decoded: [Decoded; 2],
+    /// Which of them makes room for the next.
+    older: usize,
+}
+
+/// A decoded frame.
+struct Decoded {
+    bytes: Vec<u8>,
+    of: Option<FrameRef>,
 }
 
 /// A node: its offset in the index section, and the checksum that it was found to have.
@@ -77,8 +85,11 @@ impl<S: ReadAt> Cursor<S> {
             decoder: Decoder::new(),
             stored: vec![0; content.saturating_add(FRAME_CHECKSUM_LEN)],
             fetched: 0..0,
-            content: vec![0; content],
-            content_of: None,
+            decoded: [content, content].map(|len| Decoded {
+                bytes: vec![0; len],
+                of: None,
+            }),
+            older: 0,
         }
     }
 
@@ -182,7 +193,7 @@ impl<S: ReadAt> Cursor<S> {
         decode(&self.snapshot, &mut self.decoder, stored, frame, out)
     }
 
-    /// The content of one page. The frame decoded last is remembered, so that reading its other pages is a copy.
+    /// The content of one page. The two frames decoded last are remembered, so that reading their other pages is a copy.
     ///
     /// # Errors
     /// Those of [`Cursor::content`] and [`Cursor::read_frame`]; [`Error::Lost`], [`Error::InParent`].
@@ -218,17 +229,19 @@ impl<S: ReadAt> Cursor<S> {
     /// # Errors
     /// Those of [`Cursor::read_frame`].
     pub fn frame_content(&mut self, frame: &FrameRef) -> Result<&[u8], Error> {
-        let given = self.content.len();
+        let remembered = self.decoded.iter().position(|one| one.of == Some(*frame));
+        let place = remembered.unwrap_or(self.older);
+        self.older = 1_usize.saturating_sub(place);
         let needed = frame.content_len();
-        let out = self
-            .content
-            .get_mut(..needed)
-            .ok_or(Error::Buffer { given, needed })?;
-        if self.content_of != Some(*frame) {
-            self.content_of = None;
+        let no_room = |given| Error::Buffer { given, needed };
+        let one = self.decoded.get_mut(place).ok_or_else(|| no_room(0))?;
+        let given = one.bytes.len();
+        let out = one.bytes.get_mut(..needed).ok_or_else(|| no_room(given))?;
+        if remembered.is_none() {
+            one.of = None;
             let stored = stored(&self.snapshot, &mut self.stored, &mut self.fetched, frame)?;
             decode(&self.snapshot, &mut self.decoder, stored, frame, out)?;
-            self.content_of = Some(*frame);
+            one.of = Some(*frame);
         }
         Ok(out)
     }

@@ -18,6 +18,8 @@ pub enum Place {
     Metadata,
     /// The parent section.
     Parent,
+    /// The section that says which processes the regions belong to.
+    Processes,
     /// The root of the page index.
     IndexRoot,
     /// A node of the page index, by its offset in the file.
@@ -42,6 +44,7 @@ impl fmt::Display for Place {
             Self::RegionMap => write!(f, "region map"),
             Self::Metadata => write!(f, "metadata"),
             Self::Parent => write!(f, "parent section"),
+            Self::Processes => write!(f, "list of processes"),
             Self::IndexRoot => write!(f, "root of the page index"),
             Self::IndexNode(offset) => write!(f, "page index node at byte {offset}"),
             Self::IndexEntry(page) => write!(f, "page index entry of page {page}"),

@@ -4,9 +4,11 @@
 //! node, so that memory nobody wrote takes no room in the file.
 
 use crate::codec::checksum;
-use crate::entry::{Content, ENTRY_LEN, Inner, encode_inner, encode_leaf};
-use crate::page::PAGE_SIZE;
-use std::io::{self, Write};
+use crate::entry::{
+    Content, ENTRY_LEN, Inner, Limits, decode_inner, decode_leaf, encode_inner, encode_leaf,
+};
+use crate::page::{PAGE_SIZE, Page, PageNo};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 
 /// Entries of a node, pages of a leaf.
 pub(crate) const FAN_OUT: u64 = 256;
@@ -66,6 +68,8 @@ pub(crate) struct IndexBuilder<W> {
     pages: u64,
     /// Open nodes, leaf first.
     open: Vec<Node>,
+    /// The leaf that was read back last, and where it stands in the output.
+    read_back: Option<(u64, Box<Page>)>,
 }
 
 impl<W: Write> IndexBuilder<W> {
@@ -75,6 +79,7 @@ impl<W: Write> IndexBuilder<W> {
             written: 0,
             pages: 0,
             open: vec![Node::default()],
+            read_back: None,
         }
     }
 
@@ -88,7 +93,7 @@ impl<W: Write> IndexBuilder<W> {
         self.push_at(0, encode_leaf(content), Some(content))
     }
 
-    /// The next `pages` pages are alike, starting with `content`, which is not a frame.
+    /// The next `pages` pages are alike, starting with `content`, which is not a frame unless it is one page.
     pub(crate) fn push_run(&mut self, content: Content, pages: u64) -> io::Result<()> {
         let mut done = 0;
         while done < pages {
@@ -184,6 +189,100 @@ impl<W: Write> IndexBuilder<W> {
     }
 }
 
+impl<W: Read + Write + Seek> IndexBuilder<W> {
+    /// What a page that has been pushed is, and how many pages from it on one entry says the same of.
+    ///
+    /// Finished nodes are read back from the output, where they are found from the open ones on as a reader finds them from
+    /// the root on. So nothing is kept for it but the leaf read last: a run of pages costs a read for every 256 of them, and
+    /// one more for each level above that has been finished.
+    pub(crate) fn run(&mut self, page: PageNo) -> io::Result<(Content, u64)> {
+        let (mut level, mut entry, mut first) = self.open_entry(page).ok_or_else(unreadable)?;
+        loop {
+            let pages = pages_per_entry(level);
+            if level == 0 {
+                let content = decode_leaf(&entry, &self.limits()).map_err(io::Error::other)?;
+                return Ok((content, 1));
+            }
+            match decode_inner(&entry, pages, &self.limits()).map_err(io::Error::other)? {
+                Inner::Uniform(content) => {
+                    let into = page.0 - first;
+                    return Ok((content.offset_by(into), pages - into));
+                }
+                Inner::Node { offset, checksum } => {
+                    level -= 1;
+                    let position = (page.0 - first) / pages_per_entry(level);
+                    first += position * pages_per_entry(level);
+                    entry = self.entry_at(level, offset, checksum, position)?;
+                }
+            }
+        }
+    }
+
+    /// The entry of an open node that `page` is below: its level, itself, and the first of its pages. The open nodes stand for
+    /// the last pages, the leaf for the very last.
+    fn open_entry(&self, page: PageNo) -> Option<(u32, [u8; ENTRY_LEN], u64)> {
+        let mut end = self.pages;
+        for (level, node) in (0..).zip(&self.open) {
+            let pages = pages_per_entry(level);
+            let start = end - node.entries.len() as u64 * pages;
+            if (start..end).contains(&page.0) {
+                let position = (page.0 - start) / pages;
+                let entry = node.entries.get(usize::try_from(position).ok()?)?;
+                return Some((level, *entry, start + position * pages));
+            }
+            end = start;
+        }
+        None
+    }
+
+    /// An entry of a finished node, which is read back and checked unless it is the leaf that was read last.
+    fn entry_at(
+        &mut self,
+        level: u32,
+        offset: u64,
+        expected: u64,
+        position: u64,
+    ) -> io::Result<[u8; ENTRY_LEN]> {
+        let (at, mut node) = match self.read_back.take() {
+            Some(read_back) if level == 0 => read_back,
+            kept => {
+                self.read_back = kept;
+                (u64::MAX, Box::new([0; PAGE_SIZE]))
+            }
+        };
+        if at != offset {
+            self.out.seek(SeekFrom::Start(offset))?;
+            self.out.read_exact(node.as_mut_slice())?;
+            self.out.seek(SeekFrom::Start(self.written))?;
+            if checksum(node.as_slice()) != expected {
+                return Err(unreadable());
+            }
+        }
+        let entries = node.as_chunks::<ENTRY_LEN>().0;
+        let entry = usize::try_from(position).ok();
+        let entry = entry.and_then(|position| entries.get(position)).copied();
+        if level == 0 {
+            self.read_back = Some((offset, node));
+        }
+        entry.ok_or_else(unreadable)
+    }
+
+    /// Entries that were written here need to be found, not judged.
+    fn limits(&self) -> Limits {
+        Limits {
+            frames_len: u64::MAX,
+            index_len: self.written,
+            max_frame_pages: crate::header::MAX_FRAME_PAGES,
+            parent_pages: u64::MAX,
+        }
+    }
+}
+
+/// The spool does not give back what was written to it.
+fn unreadable() -> io::Error {
+    io::Error::other("the index, as far as it is written, cannot be read back")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,6 +323,57 @@ mod tests {
             ]),
             3
         );
+    }
+
+    #[test]
+    fn every_page_can_be_looked_up_at_any_time() {
+        let frame = |offset| Content::Frame {
+            frame: crate::FrameRef {
+                offset,
+                payload_len: 4096,
+                pages: 1,
+                codec: crate::Codec::Stored,
+            },
+            slot: 0,
+        };
+        let runs = [
+            (Content::Zero, 3),
+            (Content::Parent(PageNo(7)), 70_000),
+            (frame(1), 1),
+            (Content::Fill(9), 255),
+            (Content::Lost, 140_000),
+            (frame(2), 1),
+        ];
+        let mut builder = IndexBuilder::new(io::Cursor::new(Vec::new()));
+        let mut pushed = Vec::new();
+        for number in 0..600 {
+            let (content, pages) = *runs.get(number % 17).unwrap_or(&(frame(number as u64), 1));
+            builder.push_run(content, pages).expect("a Vec");
+            let first = pushed.last().map_or(0, |&(_, first, pages)| first + pages);
+            pushed.push((content, first, pages));
+            let step = 1 + number % 13;
+            for &(content, first, pages) in pushed.iter().rev().step_by(step) {
+                for into in [0, pages / 2, pages - 1] {
+                    let (found, alike) = builder.run(PageNo(first + into)).expect("it is there");
+                    assert_eq!(found, content.offset_by(into), "page {}", first + into);
+                    assert!((1..=pages - into).contains(&alike), "{alike}");
+                }
+            }
+        }
+        let pages = builder.pages();
+        assert!(builder.run(PageNo(pages)).is_err());
+        assert!(pages > 1 << 22, "{pages}");
+    }
+
+    #[test]
+    fn an_index_that_does_not_come_back_as_it_was_is_an_error() {
+        let mut builder = IndexBuilder::new(io::Cursor::new(Vec::new()));
+        for page in 0..1000 {
+            builder.push(Content::Fill(1 + page)).expect("a Vec");
+        }
+        builder.out.get_mut()[5] ^= 1;
+        assert!(builder.run(PageNo(3)).is_err());
+        assert!(builder.run(PageNo(256)).is_ok());
     }
 
     #[test]

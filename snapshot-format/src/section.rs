@@ -23,6 +23,8 @@ pub enum SectionKind {
     Metadata,
     /// The snapshot that holds pages of class "parent".
     Parent,
+    /// Which processes the regions belong to.
+    Processes,
     /// A kind that this reader does not know, and skips.
     Unknown(u32),
 }
@@ -35,6 +37,7 @@ impl SectionKind {
             3 => Self::Frames,
             4 => Self::Metadata,
             5 => Self::Parent,
+            6 => Self::Processes,
             other => Self::Unknown(other),
         }
     }
@@ -46,6 +49,7 @@ impl SectionKind {
             Self::Frames => 3,
             Self::Metadata => 4,
             Self::Parent => 5,
+            Self::Processes => 6,
             Self::Unknown(number) => number,
         }
     }

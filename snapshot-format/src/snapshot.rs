@@ -8,6 +8,7 @@ use crate::header::{HEADER_LEN, Header, MAGIC, SnapshotId, VERSION};
 use crate::index::levels;
 use crate::metadata::{MAX_METADATA, Metadata};
 use crate::page::{PAGE_BYTES, PAGE_SIZE, Page};
+use crate::processes::{MAX_PROCESSES_LEN, Processes};
 use crate::region_map::{MAX_REGION_MAP, RegionMap};
 use crate::section::{MAX_PARENT_PATH, ParentLayer, Section, SectionKind};
 use crate::storage::ReadAt;
@@ -21,6 +22,7 @@ pub struct Snapshot<S> {
     regions: RegionMap,
     metadata: Metadata,
     parent: Option<ParentLayer>,
+    processes: Option<Processes>,
     index: Section,
     frames: Section,
     root: Box<Page>,
@@ -76,6 +78,14 @@ impl<S: ReadAt> Snapshot<S> {
             }
             None => None,
         };
+        let processes = match header.section(SectionKind::Processes) {
+            Some(section) => {
+                let bytes = load(&storage, section, Place::Processes, MAX_PROCESSES_LEN)?;
+                let count = regions.as_slice().len() as u64;
+                Some(Processes::decode(&bytes, count)?)
+            }
+            None => None,
+        };
         let root = load_root(&storage, index)?;
         Ok(Self {
             storage,
@@ -84,6 +94,7 @@ impl<S: ReadAt> Snapshot<S> {
             regions,
             metadata,
             parent,
+            processes,
             index,
             frames,
             root,
@@ -134,6 +145,11 @@ impl<S: ReadAt> Snapshot<S> {
     /// The snapshot that pages of class "parent" live in.
     pub fn parent(&self) -> Option<&ParentLayer> {
         self.parent.as_ref()
+    }
+
+    /// Which processes the regions belong to, if the file says so.
+    pub fn processes(&self) -> Option<&Processes> {
+        self.processes.as_ref()
     }
 
     /// Kind, offset and length in bytes of every section.

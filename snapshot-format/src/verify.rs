@@ -4,13 +4,14 @@ use crate::codec::Codec;
 use crate::cursor::Cursor;
 use crate::entry::{Content, FrameRef};
 use crate::error::Error;
+use crate::met::Met;
 use crate::ordered::{Work, in_order};
 use crate::page::PageNo;
 use crate::snapshot::Snapshot;
 use crate::spans::{Entries, Span, Spans, fetch};
 use crate::storage::ReadAt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Frames of one codec.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -23,7 +24,7 @@ pub struct FrameCount {
     pub payload_len: u64,
 }
 
-/// What the pages of a range are.
+/// What the pages of a range are. A frame counts once, however many pages name it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Survey {
     /// Zero pages.
@@ -58,16 +59,23 @@ impl Survey {
                     Codec::Lz4 => &mut self.lz4,
                     Codec::Zstd => &mut self.zstd,
                 };
-                count.pages += pages;
                 if new_frame {
                     count.frames += 1;
+                    count.pages += u64::from(frame.pages);
                     count.payload_len += u64::from(frame.payload_len);
                 }
             }
         }
     }
 
-    /// The sum of two surveys.
+    /// Pages with content that the frames have no room of their own for: they are what other pages are, and in the file once.
+    #[must_use]
+    pub fn repeated_pages(&self) -> u64 {
+        let in_frames = self.stored.pages + self.lz4.pages + self.zstd.pages;
+        self.content_pages.saturating_sub(in_frames)
+    }
+
+    /// The sum of two surveys; frames that are in both count twice.
     #[must_use]
     pub fn plus(mut self, other: &Self) -> Self {
         self.zero_pages += other.zero_pages;
@@ -96,7 +104,7 @@ pub fn survey<S: ReadAt>(snapshot: &Arc<Snapshot<S>>, range: Range<u64>) -> Resu
     let mut cursor = Cursor::new(Arc::clone(snapshot));
     let mut entries = Entries::of(&cursor);
     let mut survey = Survey::default();
-    let mut last = None;
+    let mut frames = New::default();
     let mut page = range.start;
     while page < range.end {
         let (content, pages) = cursor.run(PageNo(page))?;
@@ -104,17 +112,29 @@ pub fn survey<S: ReadAt>(snapshot: &Arc<Snapshot<S>>, range: Range<u64>) -> Resu
             return Err(Entries::too_many());
         }
         let pages = pages.min(range.end - page);
-        survey.add(content, pages, is_new(content, &mut last));
+        survey.add(content, pages, frames.has(content));
         page += pages;
     }
     Ok(survey)
 }
 
-/// Whether `content` is in another frame than the page before it.
-fn is_new(content: Content, last: &mut Option<FrameRef>) -> bool {
-    match content {
-        Content::Frame { frame, .. } => last.replace(frame) != Some(frame),
-        _ => false,
+/// Tells frames that are met for the first time.
+#[derive(Default)]
+struct New {
+    last: Option<FrameRef>,
+    met: Met,
+}
+
+impl New {
+    /// Whether `content` is in such a frame.
+    fn has(&mut self, content: Content) -> bool {
+        match content {
+            // Of consecutive pages of a frame only the first is looked up.
+            Content::Frame { frame, .. } => {
+                self.last.replace(frame) != Some(frame) && self.met.add(frame)
+            }
+            _ => false,
+        }
     }
 }
 
@@ -138,7 +158,10 @@ pub fn verify<S: ReadAt>(
     mut bad: impl FnMut(BadPages),
     mut progress: impl FnMut(u64),
 ) {
-    let work = Check { snapshot };
+    let work = Check {
+        snapshot,
+        good: Mutex::default(),
+    };
     let cursor = Cursor::new(Arc::clone(snapshot));
     let units = Spans::new(cursor, 0..snapshot.pages(), |_| true);
     let Ok(()) = in_order::<_, std::convert::Infallible>(&work, threads, units, |found| {
@@ -150,6 +173,41 @@ pub fn verify<S: ReadAt>(
 
 struct Check<'a, S> {
     snapshot: &'a Arc<Snapshot<S>>,
+    /// Frames that have been decoded and are good.
+    good: Mutex<Met>,
+}
+
+/// How far the check of a unit is.
+struct Checking {
+    unit: Range<u64>,
+    fetched: bool,
+    last_good: Option<FrameRef>,
+}
+
+impl<S: ReadAt> Check<'_, S> {
+    /// Check the page, and say how many pages the check was good for. A good frame is not read again, whoever names it.
+    fn page(
+        &self,
+        cursor: &mut Cursor<S>,
+        checking: &mut Checking,
+        page: PageNo,
+    ) -> Result<u64, Error> {
+        let (content, pages) = cursor.run(page)?;
+        if let Content::Frame { frame, .. } = content
+            && checking.last_good != Some(frame)
+        {
+            let good = || self.good.lock().unwrap_or_else(PoisonError::into_inner);
+            if !good().has(&frame) {
+                if !std::mem::replace(&mut checking.fetched, true) {
+                    fetch(cursor, &checking.unit);
+                }
+                cursor.frame_content(&frame)?;
+                good().add(frame);
+            }
+            checking.last_good = Some(frame);
+        }
+        Ok(pages)
+    }
 }
 
 #[derive(Default)]
@@ -199,10 +257,14 @@ impl<S: ReadAt> Work for Check<'_, S> {
             }
         };
         found.pages = unit.end - unit.start;
-        fetch(cursor, &unit);
+        let mut checking = Checking {
+            unit: unit.clone(),
+            fetched: false,
+            last_good: None,
+        };
         let mut page = unit.start;
         while page < unit.end {
-            match check(cursor, PageNo(page)) {
+            match self.page(cursor, &mut checking, PageNo(page)) {
                 Ok(pages) => page += pages,
                 Err(error) => {
                     let pages = together(cursor, page..unit.end);
@@ -227,13 +289,4 @@ fn together<S: ReadAt>(cursor: &mut Cursor<S>, pages: Range<u64>) -> u64 {
     let behind = pages.start.saturating_add(1)..pages.end;
     let alike = behind.take_while(|&page| frame_of(page) == Some(frame));
     1 + alike.count() as u64
-}
-
-/// Check the page, and say how many pages the check was good for. The cursor remembers the last good frame.
-fn check<S: ReadAt>(cursor: &mut Cursor<S>, page: PageNo) -> Result<u64, Error> {
-    let (content, pages) = cursor.run(page)?;
-    if let Content::Frame { frame, .. } = content {
-        cursor.frame_content(&frame)?;
-    }
-    Ok(pages)
 }

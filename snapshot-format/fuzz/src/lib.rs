@@ -82,9 +82,9 @@ pub fn read_all(data: &[u8]) {
     } else {
         static FILES: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
         let files = FILES.get_or_init(|| {
-            CODECS
-                .map(|codec| small::plan().write(options(codec, 2)))
-                .into()
+            let plain = CODECS.map(|codec| small::plan().write(options(codec, 2)));
+            let trees = CODECS.map(|codec| small::tree_file(options(codec, 2)));
+            plain.into_iter().chain(trees).collect()
         });
         let (&choice, changes) = data.split_first().unwrap_or((&0, &[]));
         let mut bytes = files[usize::from(choice) % files.len()].clone();
@@ -182,12 +182,16 @@ pub struct Input {
 /// Whatever is written is read back.
 pub fn writer_roundtrip(input: &Input) {
     let mut plan = Plan::default();
-    let mut total = 0;
+    let mut total = 0_u64;
     for (number, region) in (0..).zip(input.regions.iter().take(6)) {
         let mut runs = Vec::new();
         for &(kind, pages, seed) in region.iter().take(12) {
             let pages = 1 + u64::from(pages) % 700;
-            let what = match kind % 8 {
+            let earlier = total.checked_sub(pages);
+            let what = match kind % 10 {
+                8 | 9 if earlier.is_some() => {
+                    What::Again(u64::from(seed) % (earlier.unwrap_or(0) + 1))
+                }
                 0 => What::Zeros,
                 1 => What::ZeroBytes,
                 2 => What::Lost,

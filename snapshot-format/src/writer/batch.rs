@@ -2,10 +2,29 @@
 
 use crate::entry::Content;
 use crate::header::MAX_FRAME_PAGES;
-use crate::page::PAGE_SIZE;
+use crate::page::{PAGE_SIZE, PageNo};
 
 /// Most pages of a batch.
 pub(super) const MAX_BATCH_PAGES: usize = MAX_FRAME_PAGES as usize;
+
+/// What is said of a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Said {
+    /// What it is.
+    Is(Content),
+    /// It is what this earlier page is.
+    As(PageNo),
+}
+
+impl Said {
+    /// What is said of the page `pages` behind one of which this is said, in the same run.
+    pub(super) fn offset_by(self, pages: u64) -> Self {
+        match self {
+            Self::Is(content) => Self::Is(content.offset_by(pages)),
+            Self::As(first) => Self::As(PageNo(first.0.saturating_add(pages))),
+        }
+    }
+}
 
 /// What is known of a run of pages of a batch before anyone has looked at them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,7 +32,7 @@ pub(super) enum RunKind {
     /// The batch's memory holds their bytes.
     Data,
     /// This, without looking; never a frame.
-    Known(Content),
+    Known(Said),
 }
 
 /// Consecutive pages of one region, starting at a frame boundary.
@@ -64,5 +83,5 @@ pub(super) enum Job {
     /// Pages to look at and to compress.
     Batch(Batch),
     /// Pages that need neither.
-    Run(Content, u64),
+    Run(Said, u64),
 }

@@ -1,12 +1,14 @@
 //! The collector: takes what the workers made, in the order of the pages, writes the frames and builds the index.
 
+use super::batch::Said;
 use super::encode::Encoded;
 use crate::entry::Content;
 use crate::error::WriteError;
 use crate::index::IndexBuilder;
+use crate::page::PageNo;
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{self, Write};
 use tempfile::SpooledTempFile;
 
 /// A worker's answer to a job.
@@ -14,7 +16,7 @@ use tempfile::SpooledTempFile;
 pub(super) enum Done {
     Frames(Encoded),
     /// A run, and the room that it did not need.
-    Run(Content, u64, Encoded),
+    Run(Said, u64, Encoded),
 }
 
 /// What went into the file.
@@ -26,8 +28,10 @@ pub struct Summary {
     pub zero_pages: u64,
     /// Pages of one repeated word that is not zero.
     pub filled_pages: u64,
-    /// Pages with content of their own.
+    /// Pages with content that is neither.
     pub content_pages: u64,
+    /// Those of them that [`super::Writer::repeat`] gave: their content is in the file once, and counted there.
+    pub repeated_pages: u64,
     /// Pages that could not be read.
     pub lost_pages: u64,
     /// Pages that live in the parent.
@@ -54,6 +58,17 @@ impl Summary {
                 self.content_pages += pages;
                 self.frames += u64::from(slot == 0);
             }
+        }
+    }
+
+    fn count_repeated(&mut self, content: Content, pages: u64) {
+        match content {
+            Content::Frame { .. } => {
+                self.pages += pages;
+                self.content_pages += pages;
+                self.repeated_pages += pages;
+            }
+            other => self.count(other, pages),
         }
     }
 }
@@ -99,26 +114,45 @@ impl<W: Write> Collector<W> {
 impl<W: Write> Collected<W> {
     fn take(&mut self, done: Done, free: &Sender<Encoded>) -> Result<(), WriteError> {
         let encoded = match done {
-            Done::Run(content, pages, encoded) => {
-                self.summary.count(content, pages);
-                self.index
-                    .push_run(content, pages)
-                    .map_err(WriteError::Output)?;
+            Done::Run(said, pages, encoded) => {
+                self.push_run(said, pages).map_err(WriteError::Output)?;
                 encoded
             }
             Done::Frames(mut encoded) => {
                 let frames = encoded.placed_at(self.summary.frames_len);
                 self.out.write_all(frames).map_err(WriteError::Output)?;
                 self.summary.frames_len += frames.len() as u64;
-                for &content in &encoded.contents {
-                    self.summary.count(content, 1);
-                    self.index.push(content).map_err(WriteError::Output)?;
+                for &said in &encoded.contents {
+                    self.push_run(said, 1).map_err(WriteError::Output)?;
                 }
                 encoded
             }
         };
         // The writer may be gone with its workers; then nobody needs it.
         drop(free.send(encoded));
+        Ok(())
+    }
+
+    fn push_run(&mut self, said: Said, pages: u64) -> io::Result<()> {
+        match said {
+            Said::Is(content) => {
+                self.summary.count(content, pages);
+                self.index.push_run(content, pages)
+            }
+            Said::As(first) => self.push_repeated(first, pages),
+        }
+    }
+
+    /// The next pages are what those from `first` on are, all of which are in the index: the jobs come in the order of the pages.
+    fn push_repeated(&mut self, first: PageNo, pages: u64) -> io::Result<()> {
+        let mut done = 0;
+        while done < pages {
+            let (content, alike) = self.index.run(PageNo(first.0 + done))?;
+            let step = alike.min(pages - done);
+            self.summary.count_repeated(content, step);
+            self.index.push_run(content, step)?;
+            done += step;
+        }
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! What a worker does: classify the pages of a batch and compress the ones with content.
 
-use super::batch::{Batch, MAX_BATCH_PAGES, RunKind};
+use super::batch::{Batch, MAX_BATCH_PAGES, RunKind, Said};
 use crate::codec::{Compression, Encoder, checksum};
 use crate::entry::{Content, FRAME_CHECKSUM_LEN, FrameRef};
 use crate::error::WriteError;
@@ -14,7 +14,7 @@ pub(super) struct Encoded {
     /// Bytes of `bytes` in use.
     len: usize,
     /// One for each page; offsets of frames count from the start of `bytes`.
-    pub(super) contents: Vec<Content>,
+    pub(super) contents: Vec<Said>,
 }
 
 impl Encoded {
@@ -31,7 +31,7 @@ impl Encoded {
     /// The frames, their checksums bound to the place where the first one will stand in the frames section.
     pub(super) fn placed_at(&mut self, base: u64) -> &[u8] {
         for content in &mut self.contents {
-            let Content::Frame { frame, slot } = content else {
+            let Said::Is(Content::Frame { frame, slot }) = content else {
                 continue;
             };
             let place = base + frame.offset;
@@ -115,7 +115,7 @@ impl BatchEncoder {
         let mut slot = 0;
         for content in &mut out.contents[window] {
             if *content == UNPLACED {
-                *content = Content::Frame { frame, slot };
+                *content = Said::Is(Content::Frame { frame, slot });
                 slot += 1;
             }
         }
@@ -124,7 +124,7 @@ impl BatchEncoder {
 }
 
 /// Stands for a page with content until its frame is known; no frame has no payload.
-const UNPLACED: Content = Content::Frame {
+const UNPLACED: Said = Said::Is(Content::Frame {
     frame: FrameRef {
         offset: 0,
         payload_len: 0,
@@ -132,9 +132,9 @@ const UNPLACED: Content = Content::Frame {
         codec: crate::Codec::Stored,
     },
     slot: 0,
-};
+});
 
-fn classify(batch: &Batch, contents: &mut Vec<Content>) {
+fn classify(batch: &Batch, contents: &mut Vec<Said>) {
     let mut page = 0;
     for &(kind, pages) in &batch.runs {
         match kind {
@@ -151,7 +151,7 @@ fn classify(batch: &Batch, contents: &mut Vec<Content>) {
 }
 
 /// Zero, same-filled, or with content.
-fn class_of(page: &[u8]) -> Content {
+fn class_of(page: &[u8]) -> Said {
     let words = page.as_chunks::<8>().0;
     let (Some(first), Some(last)) = (words.first(), words.last()) else {
         return UNPLACED;
@@ -162,8 +162,8 @@ fn class_of(page: &[u8]) -> Content {
         return UNPLACED;
     }
     match u64::from_le_bytes(*first) {
-        0 => Content::Zero,
-        word => Content::Fill(word),
+        0 => Said::Is(Content::Zero),
+        word => Said::Is(Content::Fill(word)),
     }
 }
 
@@ -174,13 +174,14 @@ mod tests {
     #[test]
     fn a_page_is_zero_or_filled_only_if_every_word_is_the_same() {
         let mut page = vec![0; PAGE_SIZE];
-        assert_eq!(class_of(&page), Content::Zero);
+        assert_eq!(class_of(&page), Said::Is(Content::Zero));
         for position in [0, 7, 8, 2048, PAGE_SIZE - 8, PAGE_SIZE - 1] {
             page[position] = 1;
             assert_eq!(class_of(&page), UNPLACED, "byte {position} differs");
             page[position] = 0;
         }
         crate::cursor::fill(&mut page, 0x0123_4567_89ab_cdef);
-        assert_eq!(class_of(&page), Content::Fill(0x0123_4567_89ab_cdef));
+        let filled = Content::Fill(0x0123_4567_89ab_cdef);
+        assert_eq!(class_of(&page), Said::Is(filled));
     }
 }

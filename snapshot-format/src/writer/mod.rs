@@ -20,10 +20,11 @@ use crate::error::WriteError;
 use crate::header::{MAX_FRAME_PAGES, SnapshotId};
 use crate::metadata::Metadata;
 use crate::page::{PAGE_SIZE, PageNo};
+use crate::processes::Processes;
 use crate::region::Region;
 use crate::region_map::RegionMap;
 use crate::section::{MAX_PARENT_PATH, ParentLayer};
-use batch::{Batch, Job, MAX_BATCH_PAGES, RunKind};
+use batch::{Batch, Job, MAX_BATCH_PAGES, RunKind, Said};
 use std::fmt;
 use std::io::{Seek, Write};
 use std::path::PathBuf;
@@ -69,6 +70,7 @@ const MAX_JOBS: usize = 1024;
 pub struct Writer<W> {
     regions: RegionMap,
     parent: Option<ParentLayer>,
+    processes: Option<Processes>,
     compression: Compression,
     /// Pages of the current region that have not come yet.
     pages_left: u64,
@@ -112,6 +114,7 @@ impl<W: Write + Seek + Send + 'static> Writer<W> {
         Ok(Self {
             regions: RegionMap::default(),
             parent: options.parent,
+            processes: None,
             compression,
             pages_left: 0,
             stream_pages: None,
@@ -170,7 +173,7 @@ impl<W: Write + Seek + Send + 'static> Writer<W> {
     /// # Errors
     /// As for [`Writer::commit`].
     pub fn zeros(&mut self, pages: u64) -> Result<(), WriteError> {
-        self.known(Content::Zero, pages)
+        self.known(Said::Is(Content::Zero), pages)
     }
 
     /// The next `pages` pages of the region could not be read. They will never be served as zero.
@@ -178,7 +181,7 @@ impl<W: Write + Seek + Send + 'static> Writer<W> {
     /// # Errors
     /// As for [`Writer::commit`].
     pub fn lost(&mut self, pages: u64) -> Result<(), WriteError> {
-        self.known(Content::Lost, pages)
+        self.known(Said::Is(Content::Lost), pages)
     }
 
     /// The next `pages` pages of the region are those of the parent snapshot from page `first` on.
@@ -188,15 +191,33 @@ impl<W: Write + Seek + Send + 'static> Writer<W> {
     pub fn parent(&mut self, first: PageNo, pages: u64) -> Result<(), WriteError> {
         let parent_pages = self.parent.as_ref().map_or(0, |parent| parent.pages);
         match first.0.checked_add(pages) {
-            Some(end) if end <= parent_pages => self.known(Content::Parent(first), pages),
+            Some(end) if end <= parent_pages => self.known(Said::Is(Content::Parent(first)), pages),
             _ => Err(usage("the parent snapshot does not have these pages")),
         }
+    }
+
+    /// The next `pages` pages of the region are those from page `first` of this snapshot on, all of which have been given
+    /// before. What they are is in the file once: these pages take an entry of the index each, and no room in a frame.
+    ///
+    /// # Errors
+    /// As for [`Writer::commit`]; [`WriteError::Usage`] when they have not all been given.
+    pub fn repeat(&mut self, first: PageNo, pages: u64) -> Result<(), WriteError> {
+        match first.0.checked_add(pages) {
+            Some(end) if end <= self.given() => self.known(Said::As(first), pages),
+            _ => Err(usage("pages are repeated that have not been given")),
+        }
+    }
+
+    /// Which processes the regions belong to. May be said at any time; what was said last counts.
+    pub fn processes(&mut self, processes: Processes) {
+        self.processes = Some(processes);
     }
 
     /// Write index, region map and metadata, and at last the header. The output is not synced to disk.
     ///
     /// # Errors
-    /// [`WriteError::Usage`] when the last region is not complete; any error on the way.
+    /// [`WriteError::Usage`] when the last region is not complete, or the processes are not those of the regions; any error
+    /// on the way.
     pub fn finish(
         mut self,
         id: SnapshotId,
@@ -204,6 +225,10 @@ impl<W: Write + Seek + Send + 'static> Writer<W> {
     ) -> Result<(W, Summary), WriteError> {
         if !self.is_complete() {
             return Err(usage("the last region is not complete"));
+        }
+        if let Some(processes) = &self.processes {
+            let regions = self.regions.as_slice().len() as u64;
+            processes.check(regions).map_err(usage)?;
         }
         let collected = self.threads.join()?;
         tail::write(
@@ -213,6 +238,7 @@ impl<W: Write + Seek + Send + 'static> Writer<W> {
                 regions: &self.regions,
                 metadata,
                 parent: self.parent.as_ref(),
+                processes: self.processes.as_ref(),
                 max_frame_pages: self.compression.frame_pages,
             },
         )
@@ -223,13 +249,22 @@ impl<W: Write + Seek + Send + 'static> Writer<W> {
         self.pages_left == 0 && self.stream_pages.is_none()
     }
 
-    fn known(&mut self, content: Content, pages: u64) -> Result<(), WriteError> {
+    /// Pages that have been given, of all regions.
+    fn given(&self) -> u64 {
+        let whole = match self.stream_pages {
+            Some(begun_with) => self.regions.pages() + begun_with,
+            None => self.regions.pages(),
+        };
+        whole - self.pages_left
+    }
+
+    fn known(&mut self, said: Said, pages: u64) -> Result<(), WriteError> {
         if pages > self.pages_left {
             return Err(usage("more pages are given than the region has"));
         }
         let mut done = 0;
         while done < pages {
-            let here = content.offset_by(done);
+            let here = said.offset_by(done);
             let left = pages - done;
             let in_batch = self.batch.as_ref().map_or(0, |batch| batch.pages);
             let step = if in_batch == 0 && left >= self.batch_pages as u64 {

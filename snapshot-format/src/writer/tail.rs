@@ -6,6 +6,7 @@ use crate::error::WriteError;
 use crate::header::{HEADER_LEN, Header, SnapshotId};
 use crate::metadata::Metadata;
 use crate::page::{PAGE_BYTES, PAGE_SIZE};
+use crate::processes::Processes;
 use crate::region_map::RegionMap;
 use crate::section::{ParentLayer, Section, SectionKind};
 use std::io::{Seek, SeekFrom, Write};
@@ -15,6 +16,7 @@ pub(super) struct Tail<'a> {
     pub(super) regions: &'a RegionMap,
     pub(super) metadata: &'a Metadata,
     pub(super) parent: Option<&'a ParentLayer>,
+    pub(super) processes: Option<&'a Processes>,
     pub(super) max_frame_pages: u16,
 }
 
@@ -61,6 +63,9 @@ pub(super) fn write<W: Write + Seek>(
     ];
     if let Some(parent) = tail.parent {
         small.push((SectionKind::Parent, parent.encode()));
+    }
+    if let Some(processes) = tail.processes {
+        small.push((SectionKind::Processes, processes.encode()));
     }
     for (kind, bytes) in small {
         end = pad(&mut out, end)?;

@@ -26,7 +26,7 @@ impl Worker {
                 return;
             };
             let answer = match job {
-                Job::Run(content, pages) => Ok(Done::Run(content, pages, encoded)),
+                Job::Run(said, pages) => Ok(Done::Run(said, pages, encoded)),
                 Job::Batch(batch) => catch_unwind(AssertUnwindSafe(|| self.encode(batch, encoded)))
                     .unwrap_or(Err(WriteError::Worker)),
             };

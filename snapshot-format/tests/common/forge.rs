@@ -17,6 +17,7 @@ pub(crate) const INDEX: u32 = 2;
 pub(crate) const FRAMES: u32 = 3;
 pub(crate) const METADATA: u32 = 4;
 pub(crate) const PARENT: u32 = 5;
+pub(crate) const PROCESSES: u32 = 6;
 
 const CLASS_FRAME: u64 = 3;
 const CLASS_NODE: u64 = 6;
@@ -130,7 +131,7 @@ impl Forge {
             let sum = xxh3(&self.bytes[index.offset + root..index.offset + index.len]);
             self.set_u64(index.entry + 24, sum);
         }
-        for kind in [REGIONS, METADATA, PARENT] {
+        for kind in [REGIONS, METADATA, PARENT, PROCESSES] {
             if let Some(section) = self.find(kind) {
                 let sum = xxh3(&self.bytes[section.range()]);
                 self.set_u64(section.entry + 24, sum);

@@ -19,6 +19,8 @@ pub(crate) enum What {
     Lost,
     /// Pages of the parent, from this one on.
     Parent(u64),
+    /// Earlier pages of the snapshot, from this one on.
+    Again(u64),
 }
 
 /// A region and the runs of pages it is made of.
@@ -68,16 +70,29 @@ impl Plan {
         }
     }
 
-    /// Every page's number and what it is.
-    pub(crate) fn pages(&self) -> impl Iterator<Item = (u64, What)> + '_ {
+    /// Every page's number and what it is: for one that is an earlier page, what that one is.
+    pub(crate) fn pages(&self) -> Vec<(u64, What)> {
+        let mut all: Vec<(u64, What)> = Vec::new();
         let runs = self.regions.iter().flat_map(|planned| &planned.runs);
-        let whats = runs.flat_map(|&(what, pages)| {
-            (0..pages).map(move |into| match what {
-                What::Parent(first) => What::Parent(first + into),
-                other => other,
-            })
-        });
-        (0..).zip(whats)
+        for &(what, pages) in runs {
+            for into in 0..pages {
+                let number = all.len() as u64;
+                let what = match what {
+                    What::Parent(first) => What::Parent(first + into),
+                    What::Again(first) => {
+                        match all[usize::try_from(first + into).expect("in memory")] {
+                            (from, What::Data(seed)) => {
+                                What::Data(seed.wrapping_add(from).wrapping_sub(number))
+                            }
+                            (_, other) => other,
+                        }
+                    }
+                    other => other,
+                };
+                all.push((number, what));
+            }
+        }
+        all
     }
 
     /// Hand everything to `writer` in steps of these sizes, over and over.
@@ -150,13 +165,15 @@ impl Plan {
     pub(crate) fn random(seed: u64, most: u64) -> Self {
         let mut rng = Rng(seed);
         let mut plan = Self::default();
+        let mut given = 0;
         for number in 0..=rng.below(4) {
             let mut runs = Vec::new();
             let mut left = 1 + rng.below(most / 4);
             let mut pages = 0;
             while left > 0 {
                 let run = (1 + rng.below(left)).min(1 + rng.below(300));
-                let what = match rng.below(8) {
+                let what = match rng.below(10) {
+                    8 | 9 if given >= run => What::Again(rng.below(given - run + 1)),
                     0 => What::Zeros,
                     1 => What::ZeroBytes,
                     2 => What::Lost,
@@ -166,6 +183,7 @@ impl Plan {
                 runs.push((what, run));
                 left -= run;
                 pages += run;
+                given += run;
             }
             let region = Region::raw(number << 40, pages * PAGE_SIZE as u64 - rng.below(4096));
             plan.regions.push(Planned { region, runs });
@@ -185,6 +203,7 @@ fn one_step<W: Write + Seek + Send + 'static>(
         What::Zeros => writer.zeros(wanted)?,
         What::Lost => writer.lost(wanted)?,
         What::Parent(first) => writer.parent(PageNo(first + into), wanted)?,
+        What::Again(first) => writer.repeat(PageNo(first + into), wanted)?,
         What::Data(_) | What::ZeroBytes => {
             let space = writer.space()?.as_chunks_mut::<PAGE_SIZE>().0;
             let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);

@@ -1,11 +1,12 @@
 //! A small file with everything in it, and all that can be read from a file in a few words.
 
-use super::plan::{Class, Plan, Planned, What};
+use super::plan::{Class, ID, Plan, Planned, What, metadata};
 use super::rng::page;
 use snapshot_format::{
-    Codec, Content, Cursor, Error, PAGE_SIZE, PageNo, PageSize, Protection, ReadAt, Region,
-    RegionKind, Snapshot,
+    Codec, Content, Cursor, Error, PAGE_SIZE, PageNo, PageSize, ProcessRegions, Processes,
+    Protection, ReadAt, Region, RegionKind, Snapshot, Writer, WriterOptions,
 };
+use std::io::Cursor as Bytes;
 use std::sync::{Arc, OnceLock};
 
 /// Regions of all kinds, pages of all classes, an index of three levels, in about 40 KiB.
@@ -62,6 +63,67 @@ pub(crate) fn plan() -> Plan {
     };
     plan.regions[4].region.len -= 1000;
     plan
+}
+
+/// The memory of four processes, one of them without any: a child that shares most of its parent's pages, and a grandchild
+/// that shares pages of both.
+pub(crate) fn tree() -> (Plan, Processes) {
+    let region = |start: u64, runs: &[(What, u64)]| Planned {
+        region: Region {
+            kind: RegionKind::Private,
+            ..Region::raw(start, runs.iter().map(|&(_, pages)| pages * 4096).sum())
+        },
+        runs: runs.to_vec(),
+    };
+    let regions = vec![
+        region(0x10_0000, &[(What::Data(6), 8)]),
+        region(0x20_0000, &[(What::Data(40), 3), (What::Zeros, 300)]),
+        // Pages 311 to 318, then 319 to 621.
+        region(
+            0x10_0000,
+            &[
+                (What::Again(0), 3),
+                (What::Data(50), 2),
+                (What::Again(5), 3),
+            ],
+        ),
+        region(0x20_0000, &[(What::Again(8), 303)]),
+        // Pages 622 to 629.
+        region(
+            0x10_0000,
+            &[
+                (What::Again(0), 1),
+                (What::Again(312), 3),
+                (What::Data(60), 1),
+                (What::Again(316), 3),
+            ],
+        ),
+    ];
+    let process = |pid, regions, pagemap| ProcessRegions {
+        pid,
+        regions,
+        pagemap,
+    };
+    let processes = Processes {
+        images: 0x1234_5678_9abc_def0,
+        list: vec![
+            process(100, 2, 0x1111_2222_3333_4444),
+            process(107, 2, 0x5555_6666_7777_8888),
+            process(108, 0, 0),
+            process(2_147_483_647, 1, u64::MAX),
+        ],
+    };
+    (Plan { regions }, processes)
+}
+
+/// The file of [`tree`].
+pub(crate) fn tree_file(options: WriterOptions) -> Vec<u8> {
+    let (plan, processes) = tree();
+    let mut writer = Writer::new(Bytes::new(Vec::new()), options).expect("good options");
+    writer.processes(processes);
+    plan.feed(&mut writer, &[u64::MAX]).expect("a good plan");
+    let (file, _) = writer.finish(ID, &metadata()).expect("a good plan");
+    file.into_inner()
 }
 
 /// The plan's file in LZ4 frames of two pages, written once.
@@ -142,6 +204,7 @@ pub(crate) fn expected(plan: &Plan) -> Vec<Read> {
             What::Zeros | What::ZeroBytes => (Class::Zero, None),
             What::Lost => (Class::Lost, None),
             What::Parent(page) => (Class::Parent(page), None),
+            What::Again(_) => unreachable!("resolved by the plan"),
             What::Data(seed) => {
                 let bytes = page(seed.wrapping_add(first));
                 match super::plan::class_of(&bytes) {

@@ -2,7 +2,7 @@
 //!
 //! `UPDATE_GOLDEN=1 cargo test -p snapshot-format golden` writes those that do not exist; one that exists is never changed.
 
-use crate::common::forge::{FRAMES, Forge, INDEX, METADATA, PARENT, REGIONS};
+use crate::common::forge::{FRAMES, Forge, INDEX, METADATA, PARENT, PROCESSES, REGIONS};
 use crate::common::plan::{ID, metadata, parent_layer};
 use crate::common::small;
 use crate::common::{CODECS, options};
@@ -10,11 +10,11 @@ use snapshot_format::{Codec, RegionMap, Snapshot, verify};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-fn path(codec: Codec) -> PathBuf {
+fn path(name: &str) -> PathBuf {
     [
         env!("CARGO_MANIFEST_DIR"),
         "tests/golden",
-        &format!("v1-{codec}.snap"),
+        &format!("v1-{name}.snap"),
     ]
     .iter()
     .collect()
@@ -24,12 +24,21 @@ fn written(codec: Codec) -> Vec<u8> {
     small::plan().write(options(codec, 2))
 }
 
+/// A tree of processes that share pages, of which no codec makes anything else.
+fn written_tree() -> Vec<u8> {
+    small::tree_file(options(Codec::Stored, 2))
+}
+
 fn golden(codec: Codec) -> Vec<u8> {
+    kept(&codec.to_string(), || written(codec))
+}
+
+fn kept(name: &str, written: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
     static ALONE: Mutex<()> = Mutex::new(());
-    let path = path(codec);
+    let path = path(name);
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     if std::env::var_os("UPDATE_GOLDEN").is_some() && !path.exists() {
-        std::fs::write(&path, written(codec)).unwrap();
+        std::fs::write(&path, written()).unwrap();
     }
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
@@ -112,4 +121,26 @@ fn what_is_not_compressed_is_written_as_it_was_when_the_version_was_made() {
             );
         }
     }
+}
+
+#[test]
+fn the_golden_file_of_a_tree_of_processes_reads_for_ever() {
+    let file = kept("processes", written_tree);
+    assert!(file.len() < 80 << 10, "{}", file.len());
+    assert_eq!(
+        Forge {
+            bytes: file.clone()
+        }
+        .section(PROCESSES)
+        .len,
+        16 + 4 * 32
+    );
+    let (plan, processes) = small::tree();
+    let snapshot = Arc::new(Snapshot::open(file.clone()).unwrap());
+    assert_eq!(snapshot.processes(), Some(&processes));
+    assert!(small::everything(&snapshot).unwrap() == small::expected(&plan));
+    let survey = verify::survey(&snapshot, 0..snapshot.pages()).unwrap();
+    assert!(survey.repeated_pages() >= 10, "{survey:?}");
+    verify::verify(&snapshot, 1, |bad| panic!("{bad:?}"), |_| {});
+    assert!(file == written_tree(), "it is still written as it was");
 }

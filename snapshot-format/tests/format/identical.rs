@@ -16,6 +16,10 @@ fn plan() -> Plan {
             (What::Data(42), 1),
             (What::ZeroBytes, 600),
             (What::Data(43), 77),
+            (What::Again(1), 1500),
+            (What::Data(44), 3),
+            (What::Again(700), 2000),
+            (What::Again(12), 5),
         ])
         .regions,
     );

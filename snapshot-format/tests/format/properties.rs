@@ -13,6 +13,7 @@ fn what() -> impl Strategy<Value = What> {
         1 => Just(What::ZeroBytes),
         1 => Just(What::Lost),
         1 => (0..PARENT_PAGES - 4096).prop_map(What::Parent),
+        3 => any::<u64>().prop_map(What::Again),
     ]
 }
 
@@ -32,7 +33,19 @@ fn planned(most: u64) -> impl Strategy<Value = Planned> {
 }
 
 fn plan(most_regions: usize, most: u64) -> impl Strategy<Value = Plan> {
-    prop::collection::vec(planned(most), 0..=most_regions).prop_map(|regions| Plan { regions })
+    prop::collection::vec(planned(most), 0..=most_regions).prop_map(|mut regions| {
+        let mut given = 0;
+        for (what, pages) in regions.iter_mut().flat_map(|planned| &mut planned.runs) {
+            // Any page at first; one from which on so many have been given, if there is one.
+            match what {
+                What::Again(_) if given < *pages => *what = What::ZeroBytes,
+                What::Again(first) => *first %= given - *pages + 1,
+                _ => {}
+            }
+            given += *pages;
+        }
+        Plan { regions }
+    })
 }
 
 fn codec() -> impl Strategy<Value = Codec> {

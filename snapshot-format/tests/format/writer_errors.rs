@@ -3,8 +3,8 @@
 use crate::common::plan::{ID, Plan, What, metadata, parent_layer};
 use crate::common::{open, options};
 use snapshot_format::{
-    Codec, Metadata, PageNo, PageSize, ParentLayer, Region, RegionKind, WriteError, Writer,
-    WriterOptions,
+    Codec, Metadata, PageNo, PageSize, ParentLayer, ProcessRegions, Processes, Region, RegionKind,
+    WriteError, Writer, WriterOptions,
 };
 use std::io::Cursor as Bytes;
 
@@ -135,6 +135,80 @@ fn pages_of_a_parent_are_pages_that_the_parent_has() {
     with.parent(PageNo(0), 10).unwrap();
     with.parent(PageNo(0), 10).unwrap();
     with.finish(ID, &metadata()).unwrap();
+}
+
+#[test]
+fn pages_are_repeated_that_have_been_given() {
+    let mut writer = writer();
+    writer.begin_region(Region::raw(0, 4096 * 10)).unwrap();
+    for (first, pages) in [(0, 1), (1, 0), (u64::MAX, 1), (0, u64::MAX)] {
+        assert_usage(writer.repeat(PageNo(first), pages), "have not been given");
+    }
+    writer.space().unwrap()[..3 * 4096].fill(7);
+    writer.commit(3).unwrap();
+    for (first, pages) in [(3, 1), (0, 4), (2, 2), (1, u64::MAX)] {
+        assert_usage(writer.repeat(PageNo(first), pages), "have not been given");
+    }
+    writer.repeat(PageNo(3), 0).unwrap();
+    writer.repeat(PageNo(0), 3).unwrap();
+    writer.repeat(PageNo(3), 3).unwrap();
+    assert_usage(writer.repeat(PageNo(0), 2), "more pages are given");
+    writer.repeat(PageNo(8), 1).unwrap();
+    let (file, summary) = writer.finish(ID, &Metadata::default()).unwrap();
+    assert_eq!((summary.pages, summary.filled_pages), (10, 10));
+    assert_eq!((summary.content_pages, summary.repeated_pages), (0, 0));
+    assert_eq!(open(file.into_inner()).pages(), 10);
+}
+
+#[test]
+fn a_stream_repeats_its_own_pages() {
+    let mut writer = writer();
+    writer.begin_stream().unwrap();
+    assert_usage(writer.repeat(PageNo(0), 1), "have not been given");
+    writer.space().unwrap()[..4096].fill(7);
+    writer.commit(1).unwrap();
+    assert_usage(writer.repeat(PageNo(0), 2), "have not been given");
+    writer.repeat(PageNo(0), 1).unwrap();
+    writer.end_stream(8192).unwrap();
+    let (_, summary) = writer.finish(ID, &Metadata::default()).unwrap();
+    assert_eq!(summary.filled_pages, 2);
+}
+
+#[test]
+fn processes_are_those_of_the_regions() {
+    let finished = |list: &[(u32, u64)]| {
+        let mut writer = writer();
+        for number in 0..3 {
+            writer.begin_region(Region::raw(number << 20, 4096))?;
+            writer.zeros(1)?;
+        }
+        let record = |&(pid, regions)| ProcessRegions {
+            pid,
+            regions,
+            pagemap: 0,
+        };
+        writer.processes(Processes {
+            images: 1,
+            list: list.iter().map(record).collect(),
+        });
+        let (file, _) = writer.finish(ID, &Metadata::default())?;
+        Ok(open(file.into_inner()).processes().cloned())
+    };
+    for list in [&[(1, 3)][..], &[(1, 0), (2, 3), (3, 0)], &[(9, 1), (5, 2)]] {
+        let processes = finished(list).unwrap().unwrap();
+        let found: Vec<_> = processes
+            .with_regions()
+            .map(|(process, range)| (process.pid, range.len() as u64))
+            .collect();
+        assert_eq!(found, list);
+    }
+    assert_usage(finished(&[]), "the number of processes");
+    for list in [&[(1, 2)][..], &[(1, 4)], &[(1, u64::MAX), (2, 4)]] {
+        assert_usage(finished(list), "not as many regions");
+    }
+    assert_usage(finished(&[(0, 3)]), "a process id");
+    assert_usage(finished(&[(1 << 31, 3)]), "a process id");
+    assert_usage(finished(&[(7, 3), (7, 0)]), "there twice");
 }
 
 #[test]

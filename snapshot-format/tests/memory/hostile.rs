@@ -1,10 +1,11 @@
 //! A hostile file gets no more memory than it has bytes, and a constant.
 
-use crate::common::forge::{Forge, METADATA, REGIONS, SECTION_COUNT};
+use crate::common::forge::{Forge, METADATA, PROCESSES, REGIONS, SECTION_COUNT};
+use crate::common::options;
 use crate::common::rng::Rng;
 use crate::common::small;
 use crate::counting::{Allocated, allocated, alone};
-use snapshot_format::{Cursor, PageNo, Snapshot};
+use snapshot_format::{Codec, Cursor, PageNo, Snapshot};
 use std::sync::Arc;
 
 const MIB: usize = 1 << 20;
@@ -95,6 +96,21 @@ fn counts_without_bytes_behind_them_reserve_nothing() {
     forge.set_u32(SECTION_COUNT, u32::MAX);
     forge.repair();
     assert!(reading(forge.bytes).peak < MIB / 2);
+}
+
+#[test]
+fn processes_without_bytes_behind_them_reserve_nothing() {
+    let _alone = alone();
+    let good = small::tree_file(options(Codec::Lz4, 2));
+    for count in [1 << 20, u64::MAX, 1 << 40, 5] {
+        let mut forge = Forge {
+            bytes: good.clone(),
+        };
+        let at = forge.section(PROCESSES).offset;
+        forge.set_u64(at, count);
+        forge.repair();
+        assert!(reading(forge.bytes).peak < MIB / 2);
+    }
 }
 
 #[test]

@@ -133,6 +133,29 @@ fn a_large_index_waits_on_disk() {
     assert!(counted.peak < 48 * MIB, "{counted:?}");
 }
 
+#[test]
+fn repeated_pages_take_no_memory_however_many_there_are() {
+    let _alone = alone();
+    // 16 MiB of index, which waits on disk, and 2 million pages that are looked up in it.
+    let (own, times) = (1 << 20, 2);
+    let (summary, counted) = allocated(|| {
+        let mut writer = writer(1, Codec::Stored, 0);
+        writer
+            .begin_region(Region::raw(0, (1 + times) * own * PAGE_BYTES))
+            .unwrap();
+        let mut rng = Rng(5);
+        for _ in 0..own {
+            writer.parent(PageNo(rng.below(1 << 29)), 1).unwrap();
+        }
+        for _ in 0..times {
+            writer.repeat(PageNo(0), own).unwrap();
+        }
+        finish(writer)
+    });
+    assert_eq!(summary.parent_pages, (1 + times) * own);
+    assert!(counted.peak < 48 * MIB, "{counted:?}");
+}
+
 /// Threads of writers that are there now.
 fn threads_of_writers() -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
