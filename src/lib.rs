@@ -7,6 +7,7 @@
 pub mod addr;
 pub mod capture;
 pub mod cli;
+pub mod criu;
 pub mod daemon;
 pub mod failure;
 pub mod handover;

@@ -6,10 +6,12 @@
 //! | `snapshot.rs` | [`SnapshotSource`]: a snapshot file                      |
 //! | `frames.rs`   | [`FrameCache`]: decoded frames, shared                   |
 //! | `raw.rs`      | [`RawSource`]: memory as it is, without a format         |
+//! | `joined.rs`   | [`JoinedSource`]: several of those, one behind the other |
 //! | `extents.rs`  | where a file has data and where holes                    |
 
 mod extents;
 mod frames;
+mod joined;
 mod opened;
 mod raw;
 mod snapshot;
@@ -19,6 +21,7 @@ use std::ops::Range;
 use snapshot_format::PageNo;
 
 pub use frames::{CacheCounts, FrameCache};
+pub use joined::JoinedSource;
 pub use opened::{FileKind, OpenError, Opened, open};
 pub use raw::RawSource;
 pub use snapshot::SnapshotSource;

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use snapshot_format::{Content, Cursor, FrameRef, PAGE_SIZE, PageNo, Snapshot};
 
@@ -23,6 +24,8 @@ struct Shared {
     cache: Arc<FrameCache>,
     /// The source's number there.
     source: u64,
+    /// Somebody else may want what is decoded.
+    wanted: Arc<AtomicBool>,
 }
 
 impl SnapshotSource {
@@ -43,8 +46,21 @@ impl SnapshotSource {
         let source = cache.new_source();
         Self {
             snapshot,
-            shared: Some(Shared { cache, source }),
+            shared: Some(Shared {
+                cache,
+                source,
+                wanted: Arc::new(AtomicBool::new(true)),
+            }),
         }
+    }
+
+    /// The same, which goes by way of the cache only while that is wanted: it costs copying what is decoded.
+    #[must_use]
+    pub fn sharing_while(mut self, wanted: Arc<AtomicBool>) -> Self {
+        if let Some(shared) = &mut self.shared {
+            shared.wanted = wanted;
+        }
+        self
     }
 }
 
@@ -172,7 +188,9 @@ impl SnapshotReader {
 
     /// The content of a frame by way of the cache, if there is one.
     fn shared_frame(&mut self, frame: &FrameRef) -> Option<Decoded> {
-        let Shared { cache, source } = self.shared.as_ref()?;
+        let shared = self.shared.as_ref();
+        let Shared { cache, source, .. } =
+            shared.filter(|shared| shared.wanted.load(Ordering::Relaxed))?;
         let (source, frame) = (*source, *frame);
         Some(cache.get(FrameKey { source, frame }, || {
             // Zeros made where they will stay: one allocation, and no copy of what is decoded.
