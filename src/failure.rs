@@ -103,9 +103,34 @@ pub enum Failure {
     /// The target could not be attached to.
     #[error(transparent)]
     Attach(#[from] crate::handover::AttachError),
+    /// A directory of images cannot be used.
+    #[error(transparent)]
+    Images(#[from] crate::criu::ImagesError),
+    /// Images and snapshot, or images and restore, do not belong together.
+    #[error("{0}")]
+    Mismatch(String),
     /// Memory cannot come from what was given.
     #[error(transparent)]
     Open(#[from] crate::source::OpenError),
+    /// Something about a directory of images as a whole.
+    #[error("{folder:?}: {what}")]
+    Dump {
+        /// The directory.
+        folder: PathBuf,
+        /// What is wrong, and the next step.
+        what: String,
+    },
+    /// A directory of images is between two states, each of which can be reached from there.
+    #[error(
+        "{source}; {folder:?} is between two states and nothing is lost: do the same again to finish, or the opposite to undo it \
+         (import-criu --strip, export-criu)"
+    )]
+    Halfway {
+        /// The directory.
+        folder: PathBuf,
+        /// Why it is there.
+        source: Box<Failure>,
+    },
     /// The target could not be served.
     #[error(transparent)]
     Serve(#[from] crate::serve::ServeError),

@@ -7,8 +7,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::lazy_pages::LazyPages;
 use crate::handover::placement::Choice;
 
 /// Bring a process or a VM back from a snapshot at once; its memory arrives as it touches it.
@@ -23,6 +24,7 @@ use crate::handover::placement::Choice;
   uffd-restore --snapshot vm.snap --listen /run/vm/uffd.sock --allow-uid 123
   uffd-restore --snapshot vm.mem --peer-fd 3
   uffd-restore --check
+  uffd-restore lazy-pages -D images --snapshot dump.snap
 
 A line on standard output says when the target is being served, or VMMs can connect. The program
 ends by itself when nothing is owed to the target any more, or when it has ended; with --listen when
@@ -30,7 +32,11 @@ it is asked to. SIGTERM and Ctrl-C: everything that is still owed is installed f
 came are poisoned (or the target is killed), never zero.
 
 Exit status: 0 all memory in place, or the target ended by itself; 1 failed; 2 bad usage.")]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Cli {
+    /// What else there is to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// Snapshot to restore, as `uffd-snapshot` writes it. With --listen and --peer-fd also a raw memory file, as Firecracker
     /// writes it
     #[arg(long, value_name = "FILE", required_unless_present = "check")]
@@ -48,6 +54,9 @@ pub struct Cli {
     /// How much a second is installed, at most, that nobody has touched, now or last time [default: as much as there is time for]
     #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
     pub prefill_rate: Option<ByteSize>,
+    /// How long to wait before --prefill all begins
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
+    pub prefill_delay: Duration,
     /// How much is fetched, at most, before it is asked for by somebody who reads in order; 0 for nothing
     #[arg(long, value_name = "SIZE", default_value = "1MiB")]
     pub read_ahead: ByteSize,
@@ -81,9 +90,24 @@ pub struct Cli {
     /// What was touched, and what is.
     #[command(flatten)]
     pub touched: Touched,
+    /// With --pid: how long the target stands still, at most, while the first of a working set is installed
+    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = humantime::parse_duration)]
+    #[arg(help_heading = "Working sets")]
+    pub head_start: Duration,
+    /// With --listen: how many VMMs are recorded, one after the other
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(help_heading = "Working sets")]
+    pub record_runs: u16,
     /// How to deal with VMMs that connect.
     #[command(flatten)]
     pub peers: Peers,
+}
+
+/// Another program's part.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// In place of `criu lazy-pages`: bring the pages that `criu restore --lazy-pages` leaves out
+    LazyPages(Box<LazyPages>),
 }
 
 /// What to do.
@@ -106,16 +130,13 @@ pub struct What {
 }
 
 /// What was touched last time, and what is touched this time.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Working sets")]
 pub struct Touched {
     /// Working set to install before it is asked for: a file that --record-working-set wrote; or none [default: SNAPSHOT.ws, if there is
     /// one]
     #[arg(long, value_name = "FILE")]
     pub working_set: Option<SetName>,
-    /// With --pid: how long the target stands still, at most, while the first of a working set is installed
-    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = humantime::parse_duration)]
-    pub head_start: Duration,
     /// Record what is touched, page by page, and merge it into FILE [default: SNAPSHOT.ws]. Pages come one by one meanwhile, which
     /// makes that restore slower, and the next ones faster
     #[arg(long, value_name = "FILE", num_args = 0..=1)]
@@ -126,9 +147,6 @@ pub struct Touched {
     /// Recording ends when nothing was touched for so long
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
     pub record_idle: Duration,
-    /// With --listen: how many VMMs are recorded, one after the other
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
-    pub record_runs: u16,
 }
 
 /// A working set.
@@ -224,7 +242,7 @@ fn parse_mode(text: &str) -> Result<u32, String> {
         .ok_or_else(|| "not access rights in octal, such as 0660".into())
 }
 
-fn parse_rate(text: &str) -> Result<ByteSize, String> {
+pub(super) fn parse_rate(text: &str) -> Result<ByteSize, String> {
     let rate: ByteSize = text.parse()?;
     // Less would not be noticed, and none is --prefill working-set.
     (rate.as_u64() >= 64 << 10)

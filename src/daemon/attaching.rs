@@ -9,7 +9,7 @@ use super::inherited::Inherited;
 use super::limits::raise_descriptors;
 use super::readiness::{Pidfile, ReadyDescriptor};
 use super::summary::{self, Serving};
-use super::working_sets::WorkingSets;
+use super::working_sets::{Wanted, WorkingSets};
 use crate::cli::restore::{Cli, OnFailureName, PlacementName, PrefillName};
 use crate::failure::Failure;
 use crate::handover::{self, Attached};
@@ -39,7 +39,7 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
     raise_descriptors();
     let snapshot = tool::open(&path)?;
     let source = SnapshotSource::new(Arc::clone(&snapshot));
-    let sets = WorkingSets::open(args, &path, Some(Arc::clone(&snapshot)))?;
+    let sets = WorkingSets::open(wanted(args), &path, Some(Arc::clone(&snapshot)))?;
     let options = options(args);
     let on_failure = options.on_failure;
     let workers = Workers::start(&source, options.jobs)?;
@@ -90,6 +90,17 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
     })
 }
 
+/// Which working sets are to be used and made, as it was typed.
+pub(super) fn wanted(args: &Cli) -> Wanted<'_> {
+    Wanted {
+        touched: &args.touched,
+        prefill: args.prefill,
+        runs: args.record_runs,
+        json: args.json,
+        quiet: args.quiet,
+    }
+}
+
 /// How to serve, as it was typed.
 pub(super) fn options(args: &Cli) -> serve::Options {
     serve::Options {
@@ -98,8 +109,11 @@ pub(super) fn options(args: &Cli) -> serve::Options {
             Some(PrefillName::All) => Prefill::All,
             _ => Prefill::None,
         },
-        head_start: args.touched.head_start,
+        prefill_urgent: false,
+        prefill_delay: args.prefill_delay,
+        head_start: args.head_start,
         prefill_rate: args.prefill_rate.map(|rate| rate.as_u64()),
+        record_first: false,
         read_ahead: args.read_ahead.as_u64() / PAGE_BYTES,
         on_failure: match args.on_failure {
             OnFailureName::Poison => OnFailure::Poison,

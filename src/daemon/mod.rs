@@ -4,6 +4,7 @@
 //! |----------------|---------------------------------------------------------|
 //! | `attaching.rs` | `--pid`: attach, serve, report                          |
 //! | `listening/`   | `--listen`, `--peer-fd`: many VMMs, one snapshot        |
+//! | `lazy_pages/`  | in place of `criu lazy-pages`                           |
 //! | `check.rs`     | `--check`: what this kernel and this user can do        |
 //! | `readiness.rs` | telling others that the target is being served          |
 //! | `inherited.rs` | descriptors that were given to this program             |
@@ -14,6 +15,7 @@
 mod attaching;
 mod check;
 mod inherited;
+mod lazy_pages;
 mod limits;
 mod listening;
 mod readiness;
@@ -22,7 +24,7 @@ mod working_sets;
 
 use std::process::ExitCode;
 
-use crate::cli::restore::Cli;
+use crate::cli::restore::{Cli, Command};
 use crate::failure::Failure;
 
 /// Does what was asked for.
@@ -30,6 +32,9 @@ use crate::failure::Failure;
 /// # Errors
 /// The one error to print.
 pub fn run(args: &Cli) -> Result<ExitCode, Failure> {
+    if let Some(Command::LazyPages(args)) = &args.command {
+        return lazy_pages::run(args);
+    }
     if args.what.check {
         return check::run(args.json);
     }

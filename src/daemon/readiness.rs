@@ -20,6 +20,18 @@ impl ReadyDescriptor {
             .map(Self)
     }
 
+    /// Takes over the one that `--status-fd` names.
+    pub(super) fn take_status(inherited: &mut Inherited, number: RawFd) -> Result<Self, Failure> {
+        inherited
+            .take(number, &format!("--status-fd {number}"))
+            .map(Self)
+    }
+
+    /// Says so as criu does.
+    pub(super) fn byte(self) {
+        let _ = File::from(self.0).write_all(&[0]);
+    }
+
     /// Says so. Who waits may have gone away.
     pub(super) fn ready(self) {
         let _ = File::from(self.0).write_all(b"\n");

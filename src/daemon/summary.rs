@@ -65,8 +65,21 @@ impl Serving {
 
 /// The line at the end: for people on standard error, for programs on standard output.
 pub(super) fn done(target: &str, report: &Report, quiet: bool, json: bool) -> Result<(), Failure> {
+    done_with(target, report, None, (quiet, json))
+}
+
+/// The same, with the number of frames that were decoded into a cache.
+pub(super) fn done_with(
+    target: &str,
+    report: &Report,
+    frames_decoded: Option<u64>,
+    (quiet, json): (bool, bool),
+) -> Result<(), Failure> {
     if json {
-        return tool::print(&as_json(&DoneJson::from(report)));
+        return tool::print(&as_json(&DoneJson {
+            frames_decoded,
+            ..DoneJson::from(report)
+        }));
     }
     if let Some(text) = done_text(target, report, quiet) {
         say(&text);
@@ -175,6 +188,8 @@ pub(super) struct DoneJson {
     fault_p99_us: Option<f64>,
     replay_seconds: Option<f64>,
     seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frames_decoded: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -238,6 +253,7 @@ impl From<&Report> for DoneJson {
             fault_p99_us: quantile(0.99),
             replay_seconds: report.replayed_in.map(|took| took.as_secs_f64()),
             seconds: report.time.as_secs_f64(),
+            frames_decoded: None,
         }
     }
 }

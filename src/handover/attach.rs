@@ -11,6 +11,7 @@
 //! 5. The threads go on when [`Standing::release`] is called.
 
 use std::fs::File;
+use std::sync::Arc;
 use std::time::Duration;
 
 use snapshot_format::{Snapshot, Source};
@@ -110,7 +111,7 @@ pub fn attach(
     Ok(Attached {
         standing: Standing::new(process, prepared.follower),
         handover: Handover {
-            target,
+            target: Arc::new(target),
             userfaultfd: prepared.userfaultfd,
             space: done.space,
             kept_by_peer: Vec::new(),

@@ -11,6 +11,7 @@
 //! | `contents.rs`     | content that goes into the target before it runs                            |
 //! | `memory.rs`       | making memory, emptying it, and what is left in it                          |
 //! | `firecracker/`    | the hand-over of a Firecracker that connects by itself                      |
+//! | `criu/`           | the hand-over of `criu restore --lazy-pages`                                |
 //! | `receive.rs`      | messages and a userfaultfd from whoever connects                            |
 //! | `peer.rs`         | who that is, and whether it may                                             |
 //! | `scm.rs`          | one recvmsg(2) with descriptors                                             |
@@ -20,6 +21,7 @@
 mod attach;
 mod attach_error;
 mod contents;
+pub mod criu;
 mod eager;
 mod error;
 pub mod firecracker;

@@ -263,6 +263,21 @@ fn wait(socket: BorrowedFd<'_>, left: Duration) -> Result<bool, HandshakeError> 
     }
 }
 
+/// Makes sure that a descriptor that came by another way can be served: it is a userfaultfd, and reading it never waits.
+///
+/// # Errors
+/// [`HandshakeError::Kernel`].
+pub fn make_ready(descriptor: &impl AsFd) -> Result<(), HandshakeError> {
+    match is_userfaultfd(descriptor.as_fd()) {
+        Ok(true) => make_nonblocking(descriptor.as_fd()),
+        Ok(false) => Err(kernel(
+            "serve a descriptor that is no userfaultfd",
+            Errno::EINVAL,
+        )),
+        Err(errno) => Err(kernel("look at a descriptor in /proc/self/fd", errno)),
+    }
+}
+
 fn is_userfaultfd(descriptor: BorrowedFd<'_>) -> Result<bool, Errno> {
     let link = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
     match fs::read_link(link) {

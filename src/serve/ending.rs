@@ -46,6 +46,9 @@ impl Engine {
 
     /// Stops serving all address spaces that are owed something. Once for each.
     fn give_up(&mut self, why: &str) {
+        if self.expected.is_some() {
+            return self.restore_failed(why, Vec::new());
+        }
         let given_up = &self.given_up;
         let spaces: Vec<SpaceId> = self
             .session
@@ -78,8 +81,11 @@ impl Engine {
             }));
             if done.is_err() {
                 self.failed = true;
-                // It is gone, or its threads wait until somebody ends it.
+                // They are gone, or their threads wait until somebody ends them.
                 let _ = self.target.kill();
+                for target in self.roots.targets() {
+                    let _ = target.kill();
+                }
             }
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -120,14 +126,20 @@ impl Engine {
     /// descriptor stays open until its memory is gone: a thread that still runs must not read zeros.
     pub(super) fn kill(&mut self, id: SpaceId, waits: Option<(u32, Addr)>, why: &str) {
         self.failed = true;
+        let Some(root) = self.roots.target_of(id).cloned() else {
+            let what = format!("{why}; it is not known which process that is: poisoned instead");
+            tell(&self.target, &what);
+            return self.poison_instead(id, waits);
+        };
+        let is_root = self.roots.has(id);
         let child = waits
-            .filter(|_| id != self.root)
-            .and_then(|(thread, at)| self.target.process_of(thread, at));
+            .filter(|_| !is_root)
+            .and_then(|(thread, at)| root.process_of(thread, at));
         let (victim, others) = match &child {
             Some(child) => (child, ""),
             // Which child it is cannot be told: all that were forked from the target are its responsibility.
-            None if id != self.root => (&self.target, " (the child that needs it is not known)"),
-            None => (&self.target, ""),
+            None if !is_root => (&*root, " (the child that needs it is not known)"),
+            None => (&*root, ""),
         };
         match victim.kill() {
             Ok(()) => {

@@ -7,20 +7,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sched::sched_yield;
-use snapshot_format::PAGE_BYTES;
 use snapshot_format::working_set::WorkingSet;
 
+use super::arriving::Expected;
 use super::filling::Filling;
 use super::placement::Placement;
 use super::poller::{Poller, Ready};
 use super::pool::{Done, Work};
+use super::roots::Roots;
 use super::supply::Supply;
-use super::{Handover, Options, Outcome, Prefill, Recording, Report, Server, Target, letting_go};
-use crate::addr::{Addr, AddrRange};
+use super::{
+    Handover, Observer, Options, Outcome, Prefill, Recording, Report, Server, SoFar, Target,
+};
 use crate::progress::Progress;
-use crate::session::{Installer, Notice, Request, Session, SpaceId, Turn};
+use crate::session::{Notice, Request, Session, SpaceId, Turn};
 use crate::terminal::mention;
-use crate::uffd::{Stop, Userfaultfd};
+use crate::uffd::Userfaultfd;
 
 /// How often address spaces that say nothing are asked whether they still exist: no event tells of exit or exec.
 pub(super) const LOOK_AROUND: Duration = Duration::from_millis(100);
@@ -30,10 +32,13 @@ pub(super) struct Engine {
     pub(super) session: Session<Userfaultfd>,
     pub(super) supply: Supply,
     pub(super) poller: Poller,
-    pub(super) target: Target,
-    pub(super) root: SpaceId,
-    /// What the target has registered with a userfaultfd of which it keeps a descriptor.
-    kept_by_peer: Vec<AddrRange>,
+    /// The process that was handed over; or, where several are, whoever hands them over.
+    pub(super) target: Arc<Target>,
+    pub(super) roots: Roots,
+    /// Processes that are yet to come.
+    pub(super) expected: Option<Expected>,
+    /// When pages may be installed that nobody asks for. `None` if it is not known yet.
+    pub(super) fill_from: Option<Instant>,
     pub(super) options: Options,
     pub(super) filling: Filling,
     /// Address spaces that need another turn although they have said nothing.
@@ -60,7 +65,9 @@ pub(super) struct Engine {
     pub(super) recording: Option<Recording>,
     /// How long it took to install what was touched last time.
     pub(super) replayed_in: Option<Duration>,
-    progress: Progress,
+    /// Is told now and then how it goes.
+    observer: Option<Observer>,
+    progress: Option<Progress>,
     progressed: u64,
 }
 
@@ -73,7 +80,8 @@ pub(super) struct Complaints {
 }
 
 impl Engine {
-    pub(super) fn new(server: Server, handover: Handover) -> Self {
+    /// Without anything to serve yet.
+    pub(super) fn new(server: Server, target: Arc<Target>) -> Self {
         let Server {
             supply,
             poller,
@@ -81,27 +89,19 @@ impl Engine {
             options,
             set,
             recording,
+            observer,
         } = server;
-        let Handover {
-            target,
-            userfaultfd,
-            space,
-            kept_by_peer,
-        } = handover;
-        let mut session = Session::new(options.on_failure).reading_ahead(options.read_ahead);
-        let owed = space.owes();
-        let root = session.add(userfaultfd, space);
         Self {
-            session,
+            session: Session::new(options.on_failure).reading_ahead(options.read_ahead),
             supply,
             poller,
             target,
-            root,
-            kept_by_peer,
+            roots: Roots::default(),
+            expected: None,
+            fill_from: None,
             options,
-            filling: Filling::new(options.prefill_rate),
-            // What there is to read already, and address spaces that are owed nothing.
-            soon: BTreeSet::from([root]),
+            filling: Filling::new(options.prefill_rate, options.prefill_urgent),
+            soon: BTreeSet::new(),
             stalls: 0,
             looked_around: Instant::now(),
             asked_to_end: false,
@@ -114,21 +114,41 @@ impl Engine {
             set,
             recording,
             replayed_in: None,
-            progress: Progress::new(
-                "restoring",
-                Some(owed),
-                options.quiet || options.prefill == Prefill::None,
-            ),
-            progressed: owed,
+            observer,
+            progress: None,
+            progressed: 0,
         }
     }
 
-    pub(super) fn watch_all(&self) -> nix::Result<()> {
-        self.poller.add_target(&self.target)?;
-        self.watch(self.root)
+    /// A process that is handed over. If it is said to be the target, its end is noticed at once.
+    pub(super) fn take_over(&mut self, handover: Handover) -> nix::Result<()> {
+        let Handover {
+            target,
+            userfaultfd,
+            space,
+            kept_by_peer,
+        } = handover;
+        let target = Arc::new(target);
+        let root = self.session.add(userfaultfd, space);
+        self.roots
+            .add(root, Some(Arc::clone(&target)), kept_by_peer);
+        // What there is to read already, and address spaces that are owed nothing.
+        self.soon.insert(root);
+        self.begin_filling(Instant::now());
+        self.poller.add_target(&*target)?;
+        self.watch(root)
     }
 
-    fn watch(&self, id: SpaceId) -> nix::Result<()> {
+    /// From now on, or a little later, pages may be installed that nobody asks for.
+    pub(super) fn begin_filling(&mut self, now: Instant) {
+        self.fill_from = now.checked_add(self.options.prefill_delay);
+        let quiet = self.options.quiet || self.options.prefill == Prefill::None;
+        let owed = self.session.owes();
+        self.progress = Some(Progress::new("restoring", Some(owed), quiet));
+        self.progressed = owed;
+    }
+
+    pub(super) fn watch(&self, id: SpaceId) -> nix::Result<()> {
         match self.session.installer(id) {
             Some(userfaultfd) => self.poller.add(id, userfaultfd),
             None => Ok(()),
@@ -137,10 +157,12 @@ impl Engine {
 
     pub(super) fn run(&mut self) {
         let mut now = Instant::now();
-        self.begin_recording(now);
+        if self.expected.is_none() {
+            self.begin_recording(now);
+        }
         let mut ready = Vec::new();
         let mut placement = Placement::of_this_thread(self.options.follow);
-        while self.session.spaces().next().is_some() {
+        while self.expected.is_some() || self.session.spaces().next().is_some() {
             let most = self.patience(now);
             if let Err(errno) = self.poller.wait(most, &mut ready) {
                 self.end_at_once(&format!("cannot wait for events: {errno}"));
@@ -161,20 +183,20 @@ impl Engine {
                     }
                     Ready::TargetEnded => self.target_ended(),
                     Ready::Signal => self.signalled(now),
+                    Ready::Arrival => self.take_arrivals(now),
                 }
             }
             for id in spaces {
                 self.turn(id, now);
             }
             busy |= self.replay(now);
-            self.fetch_for_readers();
+            self.fetch_for_readers(now);
             busy |= self.install_ahead(now);
             self.fetch_ahead(now);
             let more_to_do = self.asked_to_end
                 || self.supply.replay.is_some()
-                || self.filling.is_busy(self.fills(), now);
-            let target = (&self.target, self.root);
-            placement.answered(self.session.faulter(), more_to_do, target, now);
+                || self.filling.is_busy(self.fills(now), now);
+            placement.answered(self.session.faulter(), more_to_do, &self.roots, now);
             self.look_around(now);
             self.check_deadline(now);
             self.stalls = if busy {
@@ -262,71 +284,24 @@ impl Engine {
             self.reserve = reserve();
         }
         let owed = self.session.owes();
-        if let Some(bytes) = self.progressed.checked_sub(owed) {
-            self.progress.add(bytes);
+        if let (Some(progress), Some(bytes)) = (&self.progress, self.progressed.checked_sub(owed)) {
+            progress.add(bytes);
             self.progressed = owed;
         }
-    }
-
-    pub(super) fn look_for_the_dead(&mut self) {
-        let spaces: Vec<SpaceId> = self.session.spaces().collect();
-        for id in spaces {
-            let userfaultfd = self.session.installer_mut(id);
-            let state = userfaultfd
-                .and_then(|userfaultfd| Installer::probe(userfaultfd, Addr::NOWHERE, PAGE_BYTES));
-            match state {
-                Some(Stop::Gone) => self.gone(id),
-                // Nothing can be done with it, and nobody is left who could need it.
-                Some(Stop::Other(_)) if self.target.has_ended() => self.gone(id),
-                // Killed for a page, and another process has the memory.
-                _ if self.killed.contains(&id) && self.target.has_ended() => {
-                    self.killed.remove(&id);
-                    self.outlived(id);
-                }
-                _ => self.end_if_finished(id),
-            }
-        }
-    }
-
-    fn target_ended(&mut self) {
-        self.poller.remove(&self.target);
-        self.look_for_the_dead();
-    }
-
-    /// An address space has ceased to exist.
-    pub(super) fn gone(&mut self, id: SpaceId) {
-        if id == self.root && self.session.space(id).is_some_and(|space| space.owes() > 0) {
-            self.filling.note_death_owing();
-        }
-        if id == self.root {
-            match self.session.space(id) {
-                Some(space) if space.owes() == 0 => self.end_replay(),
-                _ => self.drop_replay(),
-            }
-        }
-        self.filling.forget(id);
-        self.soon.remove(&id);
-        self.given_up.remove(&id);
-        self.killed.remove(&id);
-        let ended = self.session.end(id);
-        if id == self.root
-            && let Some(userfaultfd) = ended
-        {
-            letting_go::unregister(&userfaultfd, &self.kept_by_peer);
-        }
-    }
-
-    /// Nothing is owed any more: closing the descriptor unregisters the memory and wakes whoever waits, for zeros.
-    fn end_if_finished(&mut self, id: SpaceId) {
-        if self.session.is_finished(id) {
-            self.gone(id);
+        if let Some(observer) = &mut self.observer {
+            observer.0(SoFar {
+                counts: self.session.counts(),
+                latency: self.session.latency(),
+                owed,
+            });
         }
     }
 
     pub(super) fn act_on_notices(&mut self) {
         for notice in self.session.notices() {
             match notice {
-                Notice::Forked { child } => {
+                Notice::Forked { parent, child } => {
+                    self.roots.forked(parent, child);
                     if let Err(errno) = self.watch(child) {
                         self.broken(
                             child,
@@ -372,10 +347,15 @@ impl Engine {
         }
     }
 
-    /// True when pages are to be installed ahead.
-    pub(super) fn fills(&self) -> bool {
+    /// True when all that is owed is to be installed, as there is time.
+    pub(super) fn fills(&self, now: Instant) -> bool {
+        let Some(from) = self.fill_from else {
+            return false;
+        };
         // What was touched last time comes before the rest.
-        (self.options.prefill == Prefill::All && self.supply.replay.is_none()) || self.asked_to_end
+        let recording = self.options.record_first && self.recording.is_some();
+        let may = from <= now && self.supply.replay.is_none() && !recording;
+        (self.options.prefill == Prefill::All && may) || self.asked_to_end
     }
 }
 

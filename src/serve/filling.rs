@@ -47,9 +47,9 @@ struct Round {
 const REST: Duration = Duration::from_millis(100);
 
 impl Filling {
-    pub(super) fn new(rate: Option<u64>) -> Self {
+    pub(super) fn new(rate: Option<u64>, urgent: bool) -> Self {
         Self {
-            pace: Pace::new(rate),
+            pace: Pace::new(rate, urgent),
             ..Self::default()
         }
     }
@@ -167,10 +167,10 @@ impl Engine {
     }
 
     /// Asks for what somebody who reads in order is about to touch.
-    pub(super) fn fetch_for_readers(&mut self) {
+    pub(super) fn fetch_for_readers(&mut self, now: Instant) {
         let requests = self.session.ahead();
         // With everything it comes by itself.
-        if !self.fills() {
+        if !self.fills(now) {
             self.filling.fetch_soon(requests);
         }
         while self.filling.ahead_under_way < READERS
@@ -189,10 +189,11 @@ impl Engine {
 
     /// Keeps the pool busy, but not far ahead.
     pub(super) fn fetch_ahead(&mut self, now: Instant) {
-        if !self.fills() {
+        if !self.fills(now) {
             return;
         }
-        let asked = self.filling.pace.is_asked(now) && !self.asked_to_end;
+        let hurry = self.asked_to_end || self.options.prefill_urgent;
+        let asked = self.filling.pace.is_asked(now) && !hurry;
         let most = if asked { 1 } else { 2 * self.options.jobs };
         if self.filling.under_way >= most {
             return;

@@ -202,7 +202,7 @@ fn target_of(slot: &Slot) -> ManuallyDrop<Target> {
 }
 
 /// Kills a process and its descendants, the youngest first: an orphan would not be known as one of them any more.
-fn kill_family(root: &Target) {
+pub(super) fn kill_family(root: &Target) {
     const LONG_ENOUGH: u32 = 1000;
     for _ in 0..LONG_ENOUGH {
         // Once it has ended, its number may mean somebody else.

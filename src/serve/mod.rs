@@ -4,6 +4,9 @@
 //! |--------------|--------------------------------------------------------------------------|
 //! | `engine.rs`  | the loop of one session: it reads, answers and installs                   |
 //! | `server.rs`  | [`Server`]: what a session needs, and all of it from the first moment on  |
+//! | `arriving.rs` | processes that are handed over one after the other                      |
+//! | `roots.rs`   | which processes those are, and whose forks are whose                     |
+//! | `leaving.rs` | address spaces that end                                                  |
 //! | `ending.rs`  | what happens when not all can be served to the end                        |
 //! | `filling.rs` | pages that nobody waits for                                               |
 //! | `replay.rs`  | pages that were touched last time: what is decoded, and what has come    |
@@ -20,11 +23,13 @@
 //! | `target.rs`  | [`Target`]: the process, held by a descriptor                             |
 //! | `report.rs`  | [`Report`]: how it went                                                   |
 
+mod arriving;
 mod ending;
 mod engine;
 mod filling;
 mod guard;
 mod kernel;
+mod leaving;
 pub mod letting_go;
 mod pace;
 mod placement;
@@ -34,15 +39,19 @@ mod recording;
 mod replay;
 mod replaying;
 mod report;
+mod roots;
 mod server;
 mod supply;
 mod target;
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+pub use self::arriving::{Arrival, Arrivals, Herald, Known, Newcomer, arrivals};
 pub use self::guard::{Guard, MOST_TARGETS, Watched};
 pub use self::poller::{ENDING_SIGNALS, EndingSignals, Orders, asked_to_end, hold_signals};
 pub use self::pool::Workers;
@@ -51,7 +60,7 @@ pub use self::report::{Outcome, Report};
 pub use self::server::Server;
 pub use self::target::Target;
 use crate::addr::AddrRange;
-use crate::session::OnFailure;
+use crate::session::{Counts, Latency, OnFailure};
 use crate::space::AddressSpace;
 use crate::uffd::Userfaultfd;
 
@@ -74,6 +83,12 @@ pub struct Options {
     pub prefill: Prefill,
     /// Bytes a second, at most, of [`Prefill::All`]; `None` for as many as there is time for.
     pub prefill_rate: Option<u64>,
+    /// [`Prefill::All`] gives way to a target that asks, but not for long: whoever waits for all waits for this program to end.
+    pub prefill_urgent: bool,
+    /// How long to wait before the first of [`Prefill::All`], from the moment when all is being served.
+    pub prefill_delay: Duration,
+    /// [`Prefill::All`] begins when what is recorded has been.
+    pub record_first: bool,
     /// How long to install what was touched last time before the target is let go.
     pub head_start: Duration,
     /// Most pages that are fetched before somebody asks who reads in order.
@@ -88,11 +103,31 @@ pub struct Options {
     pub quiet: bool,
 }
 
+/// How far a restore is.
+#[derive(Debug, Clone, Copy)]
+pub struct SoFar<'a> {
+    /// What happened.
+    pub counts: &'a Counts,
+    /// How long threads have waited for pages.
+    pub latency: &'a Latency,
+    /// Bytes that are owed.
+    pub owed: u64,
+}
+
+/// Is told ten times a second how far it is. On the loop's thread: it must not take long.
+pub struct Observer(pub Box<dyn FnMut(SoFar<'_>)>);
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Observer").finish_non_exhaustive()
+    }
+}
+
 /// What every front end produces: a target that waits to be served.
 #[derive(Debug)]
 pub struct Handover {
     /// The process.
-    pub target: Target,
+    pub target: Arc<Target>,
     /// Its userfaultfd, agreed on and registered.
     pub userfaultfd: Userfaultfd,
     /// What is registered and owed.

@@ -20,6 +20,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 use super::Target;
+use super::roots::Roots;
 use crate::session::{Faulter, SpaceId};
 
 /// Faults in a row that make a thread one that faults alone. By then it is worth a look, which costs as much as a fault.
@@ -191,13 +192,7 @@ impl Placement {
     }
 
     /// Faults have been answered. `busy`: there is more to do than that, and the target had better not wait for its core meanwhile.
-    pub(super) fn answered(
-        &mut self,
-        faulter: Faulter,
-        busy: bool,
-        (target, root): (&Target, SpaceId),
-        now: Instant,
-    ) {
+    pub(super) fn answered(&mut self, faulter: Faulter, busy: bool, roots: &Roots, now: Instant) {
         if self.allowed.is_none() {
             return;
         }
@@ -207,8 +202,8 @@ impl Placement {
                 core: faulter
                     .thread
                     // The number of a forked child's thread may mean another one where this program looks.
-                    .filter(|&(space, _)| space == root)
-                    .and_then(|thread| self.core_of(thread, target)),
+                    .filter(|&(space, _)| roots.has(space))
+                    .and_then(|thread| self.core_of(thread, roots.target_of(thread.0)?)),
                 waited: self.waited(),
                 quiet: self.can_be_humble && self.is_quiet(),
             };

@@ -26,12 +26,15 @@ pub(super) enum Ready {
     TargetEnded,
     /// Somebody asks us to end.
     Signal,
+    /// Another process of the restore has come, or none will any more.
+    Arrival,
 }
 
 const POOL: u64 = 0;
 const TARGET: u64 = 1;
 const SIGNAL: u64 = 2;
 const CLOCK: u64 = 3;
+const ARRIVAL: u64 = 4;
 const FIRST_SPACE: u64 = 16;
 
 /// Signals that ask this program to end.
@@ -146,6 +149,12 @@ impl Poller {
             .add(target, EpollEvent::new(EpollFlags::EPOLLIN, TARGET))
     }
 
+    /// Watches for processes that are yet to come.
+    pub(super) fn add_arrivals(&self, bell: impl AsFd) -> Result<(), Errno> {
+        self.epoll
+            .add(bell, EpollEvent::new(EpollFlags::EPOLLIN, ARRIVAL))
+    }
+
     /// Watches the userfaultfd of an address space.
     pub(super) fn add(&self, id: SpaceId, descriptor: impl AsFd) -> Result<(), Errno> {
         self.epoll.add(
@@ -186,6 +195,7 @@ impl Poller {
                     POOL => Some(Ready::Pool),
                     TARGET => Some(Ready::TargetEnded),
                     SIGNAL => Some(Ready::Signal),
+                    ARRIVAL => Some(Ready::Arrival),
                     CLOCK => {
                         // Silent until the next tick. Somebody waited for it, or it would not be here.
                         let _ = self.clock.wait();

@@ -43,13 +43,26 @@ pub(super) struct Replay {
 pub(super) struct Plan {
     pub(super) frame: usize,
     pub(super) pieces: Vec<Piece>,
-    places: Vec<AddrRange>,
+    /// Where the pieces belong, for each address space that has some of them: nowhere (empty) for those of others.
+    places: Vec<(SpaceId, Vec<AddrRange>)>,
 }
 
 impl Plan {
     /// Where the pieces belong.
-    pub(super) fn places(&self) -> &[AddrRange] {
+    pub(super) fn places(&self) -> &[(SpaceId, Vec<AddrRange>)] {
         &self.places
+    }
+
+    /// Adds a piece behind the others.
+    fn push(&mut self, piece: Piece, space: SpaceId, place: AddrRange) {
+        let nowhere = AddrRange::at(Addr(0), 0);
+        if self.places.iter().all(|(known, _)| *known != space) {
+            self.places.push((space, vec![nowhere; self.pieces.len()]));
+        }
+        for (known, places) in &mut self.places {
+            places.push(if *known == space { place } else { nowhere });
+        }
+        self.pieces.push(piece);
     }
 
     fn has(&self, page: PageNo) -> bool {
@@ -82,10 +95,18 @@ enum Known {
 }
 
 impl Replay {
-    pub(super) fn new(set: Arc<WorkingSet<File>>, space: &AddressSpace) -> Self {
+    /// For these address spaces, as they are now.
+    pub(super) fn new<'a>(
+        set: Arc<WorkingSet<File>>,
+        spaces: impl IntoIterator<Item = (SpaceId, &'a AddressSpace)>,
+    ) -> Self {
+        let mut places = Places::default();
+        for (id, space) in spaces {
+            places.add(id, space);
+        }
         Self {
             set,
-            places: Places::of(space),
+            places,
             next: 0,
             huge: VecDeque::new(),
             under_way: Vec::new(),
@@ -177,11 +198,10 @@ impl Replay {
         self.awaited
     }
 
-    /// The next frame of which something is still owed.
-    pub(super) fn plan_next(
+    /// The next frame of which something is still owed, by what `owed` says of an address space.
+    pub(super) fn plan_next<'a>(
         &mut self,
-        root: SpaceId,
-        space: &AddressSpace,
+        owed: impl Fn(SpaceId) -> Option<&'a AddressSpace>,
     ) -> Result<Planned, Error> {
         for _ in 0..AT_ONCE {
             if self.next >= self.set.frames() {
@@ -193,28 +213,27 @@ impl Replay {
             let mut plan = Plan {
                 frame,
                 pieces: Vec::with_capacity(self.runs.len()),
-                places: Vec::with_capacity(self.runs.len()),
+                places: Vec::new(),
             };
             let mut offset = 0;
             for run in &self.runs {
-                for (pages, at, kind) in self.places.parts(&run.pages) {
+                for (pages, space, at, kind) in self.places.parts(&run.pages) {
                     let place = AddrRange::at(at, (pages.end - pages.start) * PAGE_BYTES);
                     if kind.page_bytes > PAGE_BYTES {
                         push_huge(
                             &mut self.huge,
-                            root,
+                            space,
                             (place.start, PageNo(pages.start)),
                             kind,
                         );
-                    } else if space.next_run(place).is_some() {
+                    } else if owed(space).is_some_and(|owed| owed.next_run(place).is_some()) {
                         let skipped = bytes_of(&(run.pages.start..pages.start));
                         let what = if run.zero {
                             What::Zero
                         } else {
                             What::Bytes(offset + skipped)
                         };
-                        plan.pieces.push(Piece { pages, what });
-                        plan.places.push(place);
+                        plan.push(Piece { pages, what }, space, place);
                     }
                 }
                 if !run.zero {
@@ -269,11 +288,20 @@ fn push_huge(huge: &mut VecDeque<Request>, space: SpaceId, place: (Addr, PageNo)
 
 /// Where the pages of a snapshot belong, as it was when serving began. What moves afterwards is left to faults.
 #[derive(Debug, Default)]
-struct Places(BTreeMap<u64, (u64, Addr, Kind)>);
+struct Places(BTreeMap<u64, Place>);
+
+/// Where consecutive pages belong.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// One past the last of them.
+    end: u64,
+    space: SpaceId,
+    at: Addr,
+    kind: Kind,
+}
 
 impl Places {
-    fn of(space: &AddressSpace) -> Self {
-        let mut places = Self::default();
+    fn add(&mut self, id: SpaceId, space: &AddressSpace) {
         let mut rest = AddrRange::new(0, u64::MAX);
         while let Some((run, first)) = space.next_run(rest) {
             rest.start = run.end;
@@ -282,15 +310,23 @@ impl Places {
             };
             // Of shared memory that is mapped twice the first mapping does for both.
             let end = first.0 + run.len() / PAGE_BYTES;
-            if places.parts(&(first.0..end)).next().is_none() {
-                places.0.insert(first.0, (end, run.start, kind));
+            if self.parts(&(first.0..end)).next().is_none() {
+                let place = Place {
+                    end,
+                    space: id,
+                    at: run.start,
+                    kind,
+                };
+                self.0.insert(first.0, place);
             }
         }
-        places
     }
 
     /// The parts of some pages that have a place, in order.
-    fn parts(&self, pages: &Range<u64>) -> impl Iterator<Item = (Range<u64>, Addr, Kind)> + '_ {
+    fn parts(
+        &self,
+        pages: &Range<u64>,
+    ) -> impl Iterator<Item = (Range<u64>, SpaceId, Addr, Kind)> + '_ {
         let (start, end) = (pages.start, pages.end);
         let first = self
             .0
@@ -299,10 +335,10 @@ impl Places {
             .map_or(start, |(&first, _)| first);
         self.0
             .range(first..end.max(first))
-            .filter_map(move |(&first, &(last, at, kind))| {
-                let part = first.max(start)..last.min(end);
-                let at = at.plus(part.start.saturating_sub(first) * PAGE_BYTES);
-                (part.start < part.end).then_some((part, at, kind))
+            .filter_map(move |(&first, place)| {
+                let part = first.max(start)..place.end.min(end);
+                let at = place.at.plus(part.start.saturating_sub(first) * PAGE_BYTES);
+                (part.start < part.end).then_some((part, place.space, at, place.kind))
             })
     }
 }

@@ -18,9 +18,10 @@ const ROOM: usize = 2 << 20;
 impl Engine {
     /// From now on what was touched last time is installed.
     pub(super) fn begin_replay(&mut self) {
-        let set = self.set.take();
-        let space = self.session.space(self.root);
-        self.supply.replay = set.zip(space).map(|(set, space)| Replay::new(set, space));
+        let session = &self.session;
+        let roots = self.roots.spaces();
+        let spaces = roots.filter_map(|id| Some((id, session.space(id)?)));
+        self.supply.replay = self.set.take().map(|set| Replay::new(set, spaces));
     }
 
     /// Installs as much as can be in the time that the target stands still for it.
@@ -32,7 +33,7 @@ impl Engine {
                 .options
                 .head_start
                 .saturating_sub(now.saturating_duration_since(started));
-            if left.is_zero() || self.session.space(self.root).is_none() {
+            if left.is_zero() || self.roots.spaces().next().is_none() {
                 return;
             }
             let busy = self.replay(now) || self.has_to_replay();
@@ -60,45 +61,40 @@ impl Engine {
     }
 
     fn install_replayed(&mut self, now: Instant) -> bool {
-        let root = self.root;
-        let Some(replay) = &mut self.supply.replay else {
+        let Some((plan, block)) = self.supply.replay.as_mut().and_then(Replay::next) else {
             return false;
         };
-        let Some((plan, block)) = replay.next() else {
-            return false;
-        };
-        match self
-            .session
-            .deliver_replay(root, &block, plan.places(), now)
-        {
-            Turn::Idle => self.soon_again(root),
-            Turn::Soon => {
-                self.soon.insert(root);
-            }
-            Turn::Later => {
-                self.soon.insert(root);
-                replay.put_back(plan, block);
-                return false;
-            }
-            Turn::Gone => {
-                self.gone(root);
-                return true;
+        let mut all = true;
+        for (space, places) in plan.places() {
+            match self.session.deliver_replay(*space, &block, places, now) {
+                Turn::Idle => self.soon_again(*space),
+                Turn::Soon => {
+                    self.soon.insert(*space);
+                }
+                Turn::Later => {
+                    self.soon.insert(*space);
+                    all = false;
+                }
+                Turn::Gone => self.gone(*space),
             }
         }
-        self.supply.pool.give_back(block);
-        true
+        if all {
+            self.supply.pool.give_back(block);
+        } else if let Some(replay) = &mut self.supply.replay {
+            // What was installed is not owed any more, and passed over the next time.
+            replay.put_back(plan, block);
+        }
+        all
     }
 
     fn ask_for_frames(&mut self) {
         let most = self.most_frames();
-        let Some(space) = self.session.space(self.root) else {
-            return;
-        };
+        let session = &self.session;
         while let Some(replay) = &mut self.supply.replay {
             if replay.in_flight() >= most {
                 return;
             }
-            let work = match replay.plan_next(self.root, space) {
+            let work = match replay.plan_next(|id| session.space(id)) {
                 Ok(Planned::Frame(plan)) => {
                     let set = replay.set();
                     Work::Frame { set, plan }

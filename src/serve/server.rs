@@ -8,11 +8,12 @@ use std::time::Instant;
 
 use snapshot_format::working_set::WorkingSet;
 
+use super::arriving::Arrivals;
 use super::engine::{Engine, LOOK_AROUND, reserve};
 use super::poller::Poller;
 use super::pool::{Pool, Workers};
 use super::supply::Supply;
-use super::{Handover, Options, Orders, Recording, Report, ServeError, cannot};
+use super::{Handover, Observer, Options, Orders, Recording, Report, ServeError, Target, cannot};
 use crate::source::PageSource;
 
 /// Descriptors that serve a target, made before it is touched: once its memory is owed there is no way back, and
@@ -28,6 +29,7 @@ pub struct Server {
     pub(super) options: Options,
     pub(super) set: Option<Arc<WorkingSet<File>>>,
     pub(super) recording: Option<Recording>,
+    pub(super) observer: Option<Observer>,
 }
 
 impl Server {
@@ -51,6 +53,7 @@ impl Server {
             options,
             set: None,
             recording: None,
+            observer: None,
         })
     }
 
@@ -66,13 +69,17 @@ impl Server {
         Self { recording, ..self }
     }
 
+    /// The same, which tells somebody now and then how it goes.
+    #[must_use]
+    pub fn observed(self, observer: Option<Observer>) -> Self {
+        Self { observer, ..self }
+    }
+
     /// Serves a target until nothing is owed to it or its descendants any more, or they have ended. `ready` is called when
     /// it is being served. There is no error that is not part of the report.
     pub fn serve(self, handover: Handover, ready: impl FnOnce()) -> Report {
-        let started = Instant::now();
-        let mut engine = Engine::new(self, handover);
-        // Whatever happens, nothing that is owed may become zeros.
-        let ran = catch_unwind(AssertUnwindSafe(|| match engine.watch_all() {
+        let engine = Engine::new(self, Arc::clone(&handover.target));
+        drive(engine, |engine, started| match engine.take_over(handover) {
             Ok(()) => {
                 engine.begin_replay();
                 engine.replay_before(started);
@@ -80,10 +87,33 @@ impl Server {
                 engine.run();
             }
             Err(errno) => engine.end_at_once(&format!("cannot watch it: {errno}")),
-        }));
-        if ran.is_err() {
-            engine.end_at_once("this program failed (please report it)");
-        }
-        engine.report(started)
+        })
     }
+
+    /// Serves the processes that `host` hands over one after the other, as [`Server::serve`] does one. `complete` is called
+    /// when all have come, with the bytes that are owed to them.
+    pub fn serve_all(
+        self,
+        host: Arc<Target>,
+        arrivals: Arrivals,
+        complete: impl FnOnce(u64) + 'static,
+    ) -> Report {
+        let engine = Engine::new(self, host);
+        drive(engine, |engine, _| {
+            match engine.expect(arrivals, Box::new(complete)) {
+                Ok(()) => engine.run(),
+                Err(errno) => engine.end_at_once(&format!("cannot wait for processes: {errno}")),
+            }
+        })
+    }
+}
+
+/// Runs a session to its end.
+fn drive(mut engine: Engine, run: impl FnOnce(&mut Engine, Instant)) -> Report {
+    let started = Instant::now();
+    // Whatever happens, nothing that is owed may become zeros.
+    if catch_unwind(AssertUnwindSafe(|| run(&mut engine, started))).is_err() {
+        engine.end_at_once("this program failed (please report it)");
+    }
+    engine.report(started)
 }

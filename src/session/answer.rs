@@ -150,7 +150,7 @@ impl<I: Installer> Session<I> {
         let alone = page.0..page.0 + needed;
         let member = self.members.get(&id);
         let welcome = member
-            .filter(|_| self.recorder.is_none())
+            .filter(|_| self.recorder.is_none() && !self.answers_only)
             .and_then(|member| member.space.run_around(range.start))
             .map_or(alone, |(run, first)| {
                 first.0..first.0 + run.len() / PAGE_BYTES
@@ -237,6 +237,9 @@ impl<I: Installer> Session<I> {
             let since = self.answered(id, request.at);
             if let Some(recorder) = &mut self.recorder {
                 recorder.note(request, since.unwrap_or(now));
+                return progress;
+            }
+            if self.answers_only {
                 return progress;
             }
             self.fill(request, block, request.purpose);

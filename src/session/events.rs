@@ -92,7 +92,7 @@ impl<I: Installer> Session<I> {
                 if let Some(parent) = self.members.get_mut(&id) {
                     parent.open_children.push(child);
                 }
-                self.notices.push(Notice::Forked { child });
+                self.notices.push(Notice::Forked { parent: id, child });
             }
             Message::Unknown(event) => {
                 let what = format!("its userfaultfd sent an event of unknown type {event:#x}");

@@ -45,6 +45,30 @@ impl<I: Installer> Session<I> {
         })
     }
 
+    /// Requests for all that is owed in a range now, to be fetched before anybody asks.
+    #[must_use]
+    pub fn requests_in(&self, id: SpaceId, range: AddrRange) -> Vec<Request> {
+        let mut requests = Vec::new();
+        let Some(member) = self.members.get(&id) else {
+            return requests;
+        };
+        let mut rest = range;
+        while let Some((run, first)) = member.space.next_run(rest) {
+            rest.start = run.end;
+            let kind = member.space.kind_at(run.start).unwrap_or(Kind::PRIVATE);
+            requests.push(Request {
+                space: id,
+                at: run.start,
+                page: first,
+                needed: kind.snapshot_pages(),
+                welcome: first.0..first.0 + run.len() / PAGE_BYTES,
+                crowded: false,
+                purpose: Purpose::Ahead,
+            });
+        }
+        requests
+    }
+
     /// Pages that were fetched ahead have come. What is not owed any more, or not there any more, is passed over.
     /// [`Turn::Soon`] means that the messages read meanwhile have faults to be answered, [`Turn::Later`] that not all could be
     /// installed at this moment.

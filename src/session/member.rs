@@ -94,6 +94,8 @@ impl<I: Installer> Member<I> {
             child.birth = Birth::HalfTold(half_told);
         }
         child.forked_at = child.space.now();
+        // Both go through what they have in common at the same time: it is decoded once.
+        child.fill_from = self.fill_from;
         child.echoes.clone_from(&self.echoes);
         child
     }

@@ -151,6 +151,8 @@ pub struct Session<I> {
     read_ahead: u64,
     /// What is touched is being recorded.
     recorder: Option<Recorder>,
+    /// Nothing is installed that nobody waits for.
+    answers_only: bool,
     /// Room for messages, kept between reads.
     messages: Vec<Message>,
     /// As much as a page of zeros may need, where there is no other way.
@@ -172,6 +174,7 @@ impl<I: Installer> Session<I> {
             ahead: Vec::new(),
             read_ahead: 0,
             recorder: None,
+            answers_only: false,
             messages: Vec::with_capacity(64),
             zeros: Vec::new(),
         }
@@ -182,6 +185,12 @@ impl<I: Installer> Session<I> {
     pub fn reading_ahead(mut self, pages: u64) -> Self {
         self.read_ahead = pages;
         self
+    }
+
+    /// From now on only what is waited for is installed, page by page, and nothing beside it; or no longer so. For as long as memory may not be
+    /// registered yet that is taken for registered.
+    pub fn answer_only(&mut self, only: bool) {
+        self.answers_only = only;
     }
 
     /// Adds the address space of the target itself.

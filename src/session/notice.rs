@@ -20,6 +20,8 @@ pub enum OnFailure {
 pub enum Notice {
     /// A child was forked and is being served.
     Forked {
+        /// Who forked it.
+        parent: SpaceId,
         /// The child.
         child: SpaceId,
     },

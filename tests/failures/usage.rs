@@ -25,12 +25,13 @@ fn bad_usage_is_status_2() {
         (&["--ready-fd", "2"], "0, 1 and 2 have other uses"),
         (&["--ready-fd", "77"], "not open"),
         (&["--check"], "cannot be used with"),
-        (&["more"], "unexpected argument"),
+        (&["more"], "the subcommand 'more' cannot be used with"),
     ] {
         let ended = run(command(&[&good[..], more].concat()));
         ended.assert(2, &[part]);
         assert!(ended.out.is_empty(), "{ended:?}");
     }
+    run(command(&["more"])).assert(2, &["unrecognized subcommand 'more'"]);
     run(command(&[])).assert(2, &["--snapshot <FILE>", "--pid <PID>"]);
 }
 

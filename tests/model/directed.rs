@@ -117,6 +117,53 @@ fn nothing_is_finished_as_long_as_something_is_half_told() {
     assert_eq!(session.owes(), X.len());
 }
 
+/// All pages that are welcome.
+struct Everything(Block);
+
+impl Supplier for Everything {
+    fn fetch(&mut self, request: &Request) -> Option<&Block> {
+        self.0.clear();
+        self.0.bytes.resize(PAGE_SIZE, 1);
+        for page in request.welcome.clone() {
+            self.0.push(page, What::Bytes(0));
+        }
+        Some(&self.0)
+    }
+}
+
+/// Memory that is not registered yet looks like memory that is unmapped: nothing may be tried there that nobody asked for.
+#[test]
+fn nothing_comes_unasked_before_all_is_registered() {
+    let range = AddrRange::new(0x10_0000, 0x18_0000);
+    let mut space = AddressSpace::new();
+    space.register(range, Kind::PRIVATE);
+    space.owe(range, PageNo(0));
+    let mut session = Session::new(OnFailure::Poison).reading_ahead(64);
+    session.answer_only(true);
+    let id = session.add(Script::default(), space);
+    let mut supplier = Everything(Block::default());
+    let touched: Vec<Addr> = (0..6).map(|page| range.start.plus(page * 4096)).collect();
+    for &address in &touched {
+        let fault = Fault {
+            address,
+            ..Fault::default()
+        };
+        let kernel = script(&mut session, id);
+        kernel.messages.push_back(Message::Fault(fault));
+        assert_eq!(session.turn(id, &mut supplier, Instant::now()), Turn::Idle);
+    }
+    assert_eq!(script(&mut session, id).installed, touched);
+    assert!(session.ahead().is_empty());
+    session.answer_only(false);
+    let kernel = script(&mut session, id);
+    kernel.messages.push_back(Message::Fault(Fault {
+        address: range.start.plus(20 * 4096),
+        ..Fault::default()
+    }));
+    session.turn(id, &mut supplier, Instant::now());
+    assert!(script(&mut session, id).installed.len() > touched.len() + 1);
+}
+
 /// With no page left in the pool the kernel says EEXIST of a huge page that is not there.
 #[test]
 fn a_huge_page_that_cannot_be_had_stays_owed() {

@@ -23,7 +23,7 @@ use self::log::Log;
 use self::places::Places;
 use self::session::Common;
 use self::socket::Entrance;
-use super::attaching::options;
+use super::attaching::{options, wanted};
 use super::inherited::Inherited;
 use super::limits::{raise_descriptors, share_memory};
 use super::readiness::{Pidfile, ReadyDescriptor};
@@ -66,7 +66,7 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
     let cache = Arc::new(FrameCache::new(args.peers.cache_size.as_u64()));
     let opened = source::open(&path, Some(Arc::clone(&cache)))?;
     let bytes = opened.pages * PAGE_BYTES;
-    let sets = WorkingSets::open(args, &path, opened.snapshot.clone())?;
+    let sets = WorkingSets::open(wanted(args), &path, opened.snapshot.clone())?;
     // A bar for each of them would be too many.
     let options = serve::Options {
         quiet: true,

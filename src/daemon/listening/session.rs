@@ -87,7 +87,7 @@ pub(super) fn run(
     let who = Who::new(number, &target);
     let (owed, regions) = (space.owes(), handed_over.message.len());
     let handover = Handover {
-        target,
+        target: Arc::new(target),
         kept_by_peer: handed_over.message.iter().map(Region::addresses).collect(),
         userfaultfd: handed_over.userfaultfd,
         space,

@@ -20,7 +20,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use snapshot_format::Snapshot;
 use snapshot_format::working_set::{MAGIC, WorkingSet};
 
-use crate::cli::restore::{Cli, PrefillName, SetName};
+use crate::cli::restore::{PrefillName, SetName, Touched};
 use crate::failure::Failure;
 use crate::output::PendingFile;
 use crate::serve::{self, Recording};
@@ -31,6 +31,18 @@ use crate::tool;
 const FETCHED: i64 = 64 << 20;
 
 type Set = Arc<WorkingSet<File>>;
+
+/// Which sets are to be replayed and recorded, as it was typed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) touched: &'a Touched,
+    /// `None` if nothing was typed about it.
+    pub(super) prefill: Option<PrefillName>,
+    /// Restores that are recorded, one after the other.
+    pub(super) runs: u16,
+    pub(super) json: bool,
+    pub(super) quiet: bool,
+}
 
 /// The working sets of one snapshot, for all that are restored from it.
 pub(super) struct WorkingSets {
@@ -72,13 +84,13 @@ impl WorkingSets {
     /// # Errors
     /// [`Failure`] when a recording could not be written. Never for a set that cannot be read.
     pub(super) fn open(
-        args: &Cli,
+        wanted: Wanted<'_>,
         path: &Path,
         snapshot: Option<Arc<Snapshot<File>>>,
     ) -> Result<Arc<Self>, Failure> {
+        let touched = wanted.touched;
         let beside = beside(path);
-        let record = args
-            .touched
+        let record = touched
             .record_working_set
             .as_ref()
             .map(|path| path.clone().unwrap_or_else(|| beside.clone()));
@@ -89,14 +101,14 @@ impl WorkingSets {
             ));
         }
         let next = record.map(|path| Output::begin(&path)).transpose()?;
-        let replays = args.prefill != Some(PrefillName::None)
-            && args.touched.working_set != Some(SetName::None);
-        let asked_for = args.prefill.is_some();
+        let replays =
+            wanted.prefill != Some(PrefillName::None) && touched.working_set != Some(SetName::None);
+        let asked_for = wanted.prefill.is_some();
         let set = match &snapshot {
             Some(snapshot) if replays && (next.is_none() || asked_for) => {
-                find(args, &beside, snapshot)
+                find(&wanted, &beside, snapshot)
             }
-            None if args.touched.working_set.is_some() => {
+            None if touched.working_set.is_some() => {
                 say("uffd-restore: a raw memory file has no working sets: restoring without one");
                 None
             }
@@ -106,16 +118,16 @@ impl WorkingSets {
             snapshot,
             replays,
             replays_while_recording: asked_for,
-            most: args.touched.record_for,
-            idle: args.touched.record_idle,
+            most: touched.record_for,
+            idle: touched.record_idle,
             say: Say {
-                json: args.json,
-                quiet: args.quiet,
+                json: wanted.json,
+                quiet: wanted.quiet,
             },
             state: Mutex::new(State {
                 set,
                 next,
-                left: args.touched.record_runs.saturating_sub(1),
+                left: wanted.runs.saturating_sub(1),
                 writing: None,
             }),
         }))
@@ -204,15 +216,15 @@ fn may_be_replaced(path: &Path) -> Result<bool, Failure> {
 }
 
 /// The set to be replayed. What is wrong with it is said.
-fn find(args: &Cli, beside: &Path, snapshot: &Snapshot<File>) -> Option<Set> {
-    let (path, asked_for) = match &args.touched.working_set {
+fn find(wanted: &Wanted<'_>, beside: &Path, snapshot: &Snapshot<File>) -> Option<Set> {
+    let (path, asked_for) = match &wanted.touched.working_set {
         Some(SetName::File(path)) => (path.as_path(), true),
         _ => (beside, false),
     };
     let trusted = |file: &File| asked_for || is_ours(file, snapshot.storage());
     match open(path, snapshot, trusted) {
         Ok(set) => Some(Arc::new(set)),
-        Err(Unusable::Missing) if !asked_for && args.prefill != Some(PrefillName::WorkingSet) => {
+        Err(Unusable::Missing) if !asked_for && wanted.prefill != Some(PrefillName::WorkingSet) => {
             None
         }
         Err(why) => {

@@ -88,10 +88,15 @@ fn pages_are_found_where_they_belong() {
     let mut space = space();
     space.register(range(0x30_0000, 2), Kind::PRIVATE);
     space.owe(range(0x30_0000, 2), PageNo(1000));
-    let places = Places::of(&space);
+    let places = {
+        let mut places = Places::default();
+        places.add(ROOT, &space);
+        places
+    };
     let found = |pages: Range<u64>| -> Vec<(u64, u64, u64)> {
         let parts = places.parts(&pages);
-        let numbers = |(pages, at, _): (Range<u64>, Addr, Kind)| (pages.start, pages.end, at.0);
+        let numbers =
+            |(pages, _, at, _): (Range<u64>, SpaceId, Addr, Kind)| (pages.start, pages.end, at.0);
         parts.map(numbers).collect()
     };
     assert_eq!(found(30..34), [(30, 32, 0x11_e000), (32, 34, 0x80_0000)]);
@@ -104,11 +109,11 @@ fn pages_are_found_where_they_belong() {
 #[test]
 fn a_plan_puts_every_page_where_it_belongs() {
     let (set, space) = (set(29..36), space());
-    let mut replay = Replay::new(Arc::clone(&set), &space);
+    let mut replay = Replay::new(Arc::clone(&set), [(ROOT, &space)]);
     let mut pages = Vec::new();
-    while let Planned::Frame(plan) = replay.plan_next(ROOT, &space).expect("a good set") {
+    while let Planned::Frame(plan) = replay.plan_next(|_| Some(&space)).expect("a good set") {
         let block = decoded(&set, &plan);
-        for (piece, place) in block.pieces.iter().zip(&plan.places) {
+        for (piece, place) in block.pieces.iter().zip(&plan.places[0].1) {
             assert_eq!(
                 place.len(),
                 (piece.pages.end - piece.pages.start) * PAGE_BYTES
@@ -128,14 +133,44 @@ fn a_plan_puts_every_page_where_it_belongs() {
     assert!(pages.into_iter().eq(29..36));
 }
 
+/// Pages of a frame that belong to two processes, each in its own.
+#[test]
+fn a_frame_may_be_of_several_processes() {
+    const OTHER: SpaceId = SpaceId(5);
+    let set = set(2..6);
+    let [mut one, mut other] = [AddressSpace::new(), AddressSpace::new()];
+    for (space, first) in [(&mut one, 0), (&mut other, 4)] {
+        space.register(range(0x10_0000, 4), Kind::PRIVATE);
+        space.owe(range(0x10_0000, 4), PageNo(first));
+    }
+    let mut replay = Replay::new(set, [(ROOT, &one), (OTHER, &other)]);
+    let owed = |id| Some(if id == ROOT { &one } else { &other });
+    let Ok(Planned::Frame(plan)) = replay.plan_next(owed) else {
+        panic!("all is owed");
+    };
+    let pages: Vec<_> = plan
+        .pieces
+        .iter()
+        .map(|piece| piece.pages.clone())
+        .collect();
+    assert_eq!(pages, [2..4, 4..6]);
+    let nowhere = AddrRange::at(Addr(0), 0);
+    let [(first, its), (second, others)] = plan.places() else {
+        panic!("{plan:?}");
+    };
+    assert_eq!((*first, *second), (ROOT, OTHER));
+    assert_eq!(its[..], [range(0x10_2000, 2), nowhere]);
+    assert_eq!(others[..], [nowhere, range(0x10_0000, 2)]);
+}
+
 /// What is not owed any more is not decoded for, and what has no place is left out without harm to what follows it.
 #[test]
 fn what_is_settled_is_passed_over() {
     let set = set(1..6);
     let mut space = space();
     space.settle(range(0x10_0000 + PAGE_BYTES, 3));
-    let mut replay = Replay::new(Arc::clone(&set), &space);
-    let Ok(Planned::Frame(plan)) = replay.plan_next(ROOT, &space) else {
+    let mut replay = Replay::new(Arc::clone(&set), [(ROOT, &space)]);
+    let Ok(Planned::Frame(plan)) = replay.plan_next(|_| Some(&space)) else {
         panic!("page 4 is owed");
     };
     let block = decoded(&set, &plan);
@@ -143,15 +178,18 @@ fn what_is_settled_is_passed_over() {
     let bytes = block.bytes_of(&block.pieces[0], &(4..5)).expect("bytes");
     assert_eq!(bytes[..8], 4_u64.to_le_bytes());
     space.settle(range(0x10_0000, PAGES / 2));
-    assert!(matches!(replay.plan_next(ROOT, &space), Ok(Planned::End)));
+    assert!(matches!(
+        replay.plan_next(|_| Some(&space)),
+        Ok(Planned::End)
+    ));
 }
 
 #[test]
 fn a_fault_waits_for_the_frame_that_is_being_decoded() {
     let (set, space) = (set(1..12), space());
-    let mut replay = Replay::new(Arc::clone(&set), &space);
+    let mut replay = Replay::new(Arc::clone(&set), [(ROOT, &space)]);
     assert!(replay.fetch(&request(2)).is_none(), "nobody decodes it");
-    let Ok(Planned::Frame(plan)) = replay.plan_next(ROOT, &space) else {
+    let Ok(Planned::Frame(plan)) = replay.plan_next(|_| Some(&space)) else {
         panic!("there are frames");
     };
     assert!(matches!(replay.fetch(&request(2)), Some(None)), "it comes");

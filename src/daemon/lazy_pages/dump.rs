@@ -1,0 +1,150 @@
+//! The images: what is owed to whom, and where it comes from.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+use snapshot_format::PAGE_BYTES;
+
+use super::content::{Content, Packed};
+use crate::addr::AddrRange;
+use crate::cli::lazy_pages::LazyPages;
+use crate::criu::{Images, Process};
+use crate::daemon::summary::{as_json, size};
+use crate::failure::Failure;
+use crate::source::PageSource;
+use crate::space::{AddressSpace, Kind};
+use crate::terminal::printable;
+use crate::tool;
+
+/// A dump, ready to be restored from.
+pub(super) struct Dump {
+    folder: PathBuf,
+    pub(super) source: Arc<dyn PageSource>,
+    /// What has the pages, if the images have not.
+    pub(super) packed: Option<Packed>,
+    /// Those that have memory, by their numbers in the images.
+    processes: BTreeMap<i32, Owed>,
+    /// Those that have none.
+    zombies: usize,
+    owed: u64,
+}
+
+/// What is owed to a process.
+pub(super) struct Owed {
+    pub(super) space: AddressSpace,
+    /// What is to be there first.
+    pub(super) first: Vec<AddrRange>,
+}
+
+impl Dump {
+    pub(super) fn open(
+        folder: &Path,
+        snapshot: Option<&Path>,
+        args: &LazyPages,
+    ) -> Result<Self, Failure> {
+        let images = Images::open(folder)?;
+        let content = match snapshot {
+            Some(path) => Content::packed(&images, path, args.cache_size.as_u64())?,
+            None => Content::files(&images, args.holes_are_zeros)?,
+        };
+        let mut processes = BTreeMap::new();
+        for process in images.processes.iter().filter(|process| process.has_memory) {
+            processes.insert(process.pid, owed_to(process, &content)?);
+        }
+        let (source, packed) = content.into_source();
+        Ok(Self {
+            folder: folder.to_path_buf(),
+            source,
+            packed,
+            zombies: images.processes.len() - processes.len(),
+            owed: processes.values().map(|owed| owed.space.owes()).sum(),
+            processes,
+        })
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// What is owed to the process with this number in the images, once.
+    pub(super) fn take(&mut self, pid: i32) -> Option<Owed> {
+        self.processes.remove(&pid)
+    }
+
+    /// What is said when `criu restore` can connect.
+    pub(super) fn listening(&self, socket: &Path, json: bool) -> String {
+        #[derive(Serialize)]
+        struct Listening<'a> {
+            event: &'static str,
+            socket: &'a Path,
+            images: &'a Path,
+            processes: usize,
+            owed_bytes: u64,
+        }
+        let processes = self.processes.len() + self.zombies;
+        if json {
+            return as_json(&Listening {
+                event: "listening",
+                socket,
+                images: &self.folder,
+                processes,
+                owed_bytes: self.owed,
+            });
+        }
+        format!(
+            "listening on {}: {} of {} from {}",
+            printable(&socket.display().to_string()),
+            size(self.owed),
+            tool::counted(processes as u64, "process"),
+            printable(&self.folder.display().to_string()),
+        )
+    }
+
+    /// What is said when all processes have come, by the bytes that are owed to them then.
+    pub(super) fn serving(&self, json: bool) -> impl FnOnce(u64) -> String + use<> {
+        #[derive(Serialize)]
+        struct Serving {
+            event: &'static str,
+            processes: usize,
+            owed_bytes: u64,
+        }
+        let processes = self.processes.len();
+        move |owed_bytes| {
+            if json {
+                return as_json(&Serving {
+                    event: "serving",
+                    processes,
+                    owed_bytes,
+                });
+            }
+            let processes = tool::counted(processes as u64, "process");
+            format!("restored {processes}: {} lazily", size(owed_bytes))
+        }
+    }
+}
+
+fn owed_to(process: &Process, content: &Content) -> Result<Owed, Failure> {
+    let mut space = AddressSpace::new();
+    for mapping in &process.mappings {
+        let kind = Kind {
+            wiped_on_fork: mapping.wiped_on_fork,
+            ..Kind::PRIVATE
+        };
+        space.register(mapping.at, kind);
+    }
+    for run in &process.lazy {
+        content.owe(&mut space, process, run)?;
+    }
+    let pages = |range: AddrRange| AddrRange {
+        start: range.start.page(PAGE_BYTES),
+        end: range.end.plus(PAGE_BYTES - 1).page(PAGE_BYTES),
+    };
+    let arguments = Some(process.arguments).filter(|range| !range.is_empty());
+    let first = arguments.into_iter().chain(process.stack_top);
+    Ok(Owed {
+        space,
+        first: first.map(pages).collect(),
+    })
+}

@@ -1,0 +1,237 @@
+//! `lazy-pages`: what `criu lazy-pages` does, with its command line, its socket, its signs of readiness and its exit status.
+//!
+//! | file           | holds                                                              |
+//! |----------------|--------------------------------------------------------------------|
+//! | `dump.rs`      | the images: what is owed to whom                                   |
+//! | `content.rs`   | where those pages are: in the images, or in a snapshot             |
+//! | `waiting.rs`   | the socket, until `criu restore` connects                          |
+//! | `background.rs` | going on in the background, and standard error                    |
+//! | `receiving.rs` | what comes from `criu restore`, on a thread of its own             |
+//! | `metrics.rs`   | numbers for a monitoring system                                    |
+
+mod background;
+mod content;
+mod dump;
+mod metrics;
+mod receiving;
+mod waiting;
+
+use std::path::{Path, PathBuf, absolute};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use snapshot_format::PAGE_BYTES;
+
+use self::background::{Background, Began};
+use self::dump::Dump;
+use self::metrics::Metrics;
+use self::waiting::Entrance;
+use super::inherited::Inherited;
+use super::limits::{raise_descriptors, share_memory};
+use super::readiness::ReadyDescriptor;
+use super::summary;
+use super::working_sets::{Wanted, WorkingSets};
+use crate::cli::lazy_pages::LazyPages;
+use crate::cli::restore::{OnFailureName, PrefillName, SetName, Touched};
+use crate::failure::Failure;
+use crate::serve::{self, Guard, Observer, Orders, Outcome, Prefill, ServeError, Server, Workers};
+use crate::session::OnFailure;
+use crate::terminal::{printable, say};
+use crate::tool;
+
+/// Runs `uffd-restore lazy-pages`.
+///
+/// # Errors
+/// [`Failure`]; nobody has been served.
+pub(super) fn run(args: &LazyPages) -> Result<ExitCode, Failure> {
+    args.check().map_err(Failure::Usage)?;
+    // Before any descriptor is opened: what was inherited is known by its number.
+    let mut inherited = Inherited::default();
+    let status = args.status_fd;
+    let status = status
+        .map(|number| ReadyDescriptor::take_status(&mut inherited, number))
+        .transpose()?;
+    // Before there is any other thread.
+    serve::hold_signals()
+        .map_err(|errno| Failure::Usage(format!("cannot hold signals: {errno}")))?;
+    // Each file of the images takes a descriptor, and each process.
+    raise_descriptors();
+    share_memory();
+    let paths = Paths::of(args)?;
+    // What is wrong with them is found out before anybody can connect.
+    let dump = Dump::open(&paths.images, paths.snapshot.as_deref(), args)?;
+    std::env::set_current_dir(&paths.work).map_err(Failure::io("go to", &paths.work))?;
+    let log = background::log(args.log_file.as_deref())?;
+    let entrance = Entrance::make(&paths.work)?;
+    let background = match args.daemon {
+        true => match Background::begin(args.pidfile.as_deref(), log)? {
+            Began::Here(background) => Some(background),
+            Began::There(code) => {
+                // The socket is the other's now.
+                std::mem::forget(entrance);
+                return Ok(code);
+            }
+        },
+        false => None,
+    };
+    let prepared = Prepared::new(args, &paths, &dump)?;
+    if let Some(status) = status {
+        status.byte();
+    }
+    if let Some(background) = background {
+        background.ready();
+    }
+    if !args.quiet {
+        summary::announce(dump.listening(&entrance.path(), args.json));
+    }
+    prepared.serve(args, dump, entrance)
+}
+
+/// Where everything is, whatever directory this program goes to.
+struct Paths {
+    images: PathBuf,
+    work: PathBuf,
+    snapshot: Option<PathBuf>,
+    touched: Touched,
+}
+
+impl Paths {
+    fn of(args: &LazyPages) -> Result<Self, Failure> {
+        let whole = |path: &Path| absolute(path).map_err(Failure::io("find", path));
+        let images = whole(&args.images_dir)?;
+        let mut touched = args.touched.clone();
+        if let Some(SetName::File(path)) = &mut touched.working_set {
+            *path = whole(path)?;
+        }
+        if let Some(Some(path)) = &mut touched.record_working_set {
+            *path = whole(path)?;
+        }
+        Ok(Self {
+            work: args.work_dir.as_deref().map_or(Ok(images.clone()), whole)?,
+            snapshot: args.snapshot.as_deref().map(whole).transpose()?,
+            images,
+            touched,
+        })
+    }
+}
+
+/// Everything that can fail, before anybody has to do with it.
+struct Prepared {
+    guard: Guard,
+    sets: Arc<WorkingSets>,
+    server: Server,
+    metrics: Option<Metrics>,
+}
+
+impl Prepared {
+    fn new(args: &LazyPages, paths: &Paths, dump: &Dump) -> Result<Self, Failure> {
+        let guard = Guard::start().map_err(|errno| ServeError::Kernel {
+            doing: "start the process that watches over this one",
+            errno,
+        })?;
+        let wanted = Wanted {
+            touched: &paths.touched,
+            prefill: args.prefill,
+            runs: 1,
+            json: args.json,
+            quiet: args.quiet,
+        };
+        let beside = paths.snapshot.clone().unwrap_or_default();
+        let snapshot = dump.packed.as_ref();
+        let snapshot = snapshot.map(|packed| Arc::clone(&packed.snapshot));
+        let sets = WorkingSets::open(wanted, &beside, snapshot)?;
+        let options = options(args);
+        let workers = Workers::start(&*dump.source, options.jobs)?;
+        let metrics = args.metrics_file.as_deref().map(Metrics::start);
+        let metrics = metrics.transpose()?;
+        let (set, recording) = sets.for_restore();
+        let server = Server::prepare(&*dump.source, workers, Orders::Signals, options)?
+            .replaying(set)
+            .recording(recording)
+            .observed(observer(dump, metrics.as_ref()));
+        Ok(Self {
+            guard,
+            sets,
+            server,
+            metrics,
+        })
+    }
+
+    fn serve(self, args: &LazyPages, dump: Dump, entrance: Entrance) -> Result<ExitCode, Failure> {
+        let name = printable(&dump.folder().display().to_string());
+        let patience = Some(args.connect_timeout).filter(|time| *time > Duration::ZERO);
+        let (stream, host) = entrance.admit(patience)?;
+        let host = Arc::new(host);
+        let (herald, arrivals) = serve::arrivals()?;
+        let serving = dump.serving(args.json);
+        let cache = dump.packed.as_ref().map(|packed| Arc::clone(&packed.cache));
+        receiving::start(stream, Arc::clone(&host), dump, self.guard, herald)
+            .map_err(ServeError::Thread)?;
+        let quiet = args.quiet;
+        let report = self.server.serve_all(host, arrivals, move |owed| {
+            if !quiet {
+                summary::announce(serving(owed));
+            }
+        });
+        self.sets.finish();
+        if let Some(metrics) = self.metrics {
+            metrics.finish(&report);
+        }
+        let decoded = cache.map(|cache| cache.counts().decodes);
+        let how = (args.quiet, args.json);
+        if let Err(failure) = summary::done_with(&name, &report, decoded, how) {
+            // The exit status is about the processes.
+            say(&format!("uffd-restore: {failure}"));
+        }
+        Ok(match report.outcome {
+            Outcome::Complete | Outcome::TargetEnded => ExitCode::SUCCESS,
+            Outcome::Failed => ExitCode::FAILURE,
+        })
+    }
+}
+
+/// What is forked has pages in common with who forked it, and from then on it is worth something to keep what is decoded.
+fn observer(dump: &Dump, metrics: Option<&Metrics>) -> Option<Observer> {
+    let shares = dump
+        .packed
+        .as_ref()
+        .map(|packed| Arc::clone(&packed.shares));
+    let mut told = metrics.map(Metrics::observer);
+    Some(Observer(Box::new(move |so_far| {
+        if let Some(shares) = shares.as_ref().filter(|_| so_far.counts.forks > 0) {
+            shares.store(true, Ordering::Relaxed);
+        }
+        if let Some(told) = &mut told {
+            told.0(so_far);
+        }
+    })))
+}
+
+/// How to serve, as it was typed.
+fn options(args: &LazyPages) -> serve::Options {
+    let records = args.touched.record_working_set.is_some();
+    serve::Options {
+        jobs: tool::threads(args.jobs),
+        prefill: match args.prefill {
+            Some(PrefillName::None | PrefillName::WorkingSet) => Prefill::None,
+            Some(PrefillName::All) | None => Prefill::All,
+        },
+        prefill_rate: args.prefill_rate.map(|rate| rate.as_u64()),
+        prefill_urgent: true,
+        prefill_delay: args.prefill_delay,
+        record_first: records && args.prefill.is_none(),
+        // Nobody stands still for us.
+        head_start: Duration::ZERO,
+        read_ahead: args.read_ahead.as_u64() / PAGE_BYTES,
+        on_failure: match args.on_failure {
+            OnFailureName::Poison => OnFailure::Poison,
+            OnFailureName::Kill => OnFailure::Kill,
+        },
+        finish_within: args.finish_within,
+        // The kernel does not say which thread it is that faults: criu does not ask for that.
+        follow: false,
+        quiet: args.quiet || args.json || args.log_file.is_some() || args.daemon,
+    }
+}

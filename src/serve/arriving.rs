@@ -1,0 +1,234 @@
+//! Processes that are handed over one after the other, by somebody who restores them all.
+//!
+//! Each is served from the moment it comes: it may touch its memory before the others are there. But until all have come nothing is installed
+//! that nobody asks for: memory may not be registered yet, and that could not be told from memory that is unmapped.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use nix::sys::eventfd::EventFd;
+
+use super::engine::{Engine, tell};
+use super::guard::kill_family;
+use super::{ServeError, Target, Watched, bell};
+use crate::addr::AddrRange;
+use crate::session::SpaceId;
+use crate::space::AddressSpace;
+use crate::terminal::mention;
+use crate::uffd::Userfaultfd;
+
+/// What becomes known.
+#[derive(Debug)]
+pub enum Arrival {
+    /// A process has come.
+    Process(Box<Newcomer>),
+    /// All have come, and are about to run. Those that are known are given by the number that they came with.
+    Complete(Vec<Known>),
+    /// No more will come, and those that have must not run.
+    Failed {
+        /// Why.
+        why: String,
+        /// As above.
+        known: Vec<Known>,
+    },
+}
+
+/// A process that is handed over.
+#[derive(Debug)]
+pub struct Newcomer {
+    /// By which it is known again; each has another one.
+    pub number: usize,
+    /// Its userfaultfd, agreed on.
+    pub userfaultfd: Userfaultfd,
+    /// What is, or is about to be, registered and owed.
+    pub space: AddressSpace,
+    /// What is to be there first, because others look at it in ways that do not fault.
+    pub first: Vec<AddrRange>,
+}
+
+/// Which process one is.
+#[derive(Debug)]
+pub struct Known {
+    /// The number that it came with.
+    pub number: usize,
+    /// The process.
+    pub target: Arc<Target>,
+    /// It must not outlive this program.
+    pub watched: Option<Watched>,
+}
+
+/// Where they come in.
+#[derive(Debug)]
+pub struct Arrivals {
+    coming: Receiver<Arrival>,
+    bell: Arc<EventFd>,
+}
+
+/// Who announces them.
+#[derive(Debug, Clone)]
+pub struct Herald {
+    coming: Sender<Arrival>,
+    bell: Arc<EventFd>,
+}
+
+/// A way for processes to come in.
+///
+/// # Errors
+/// [`ServeError::Kernel`].
+pub fn arrivals() -> Result<(Herald, Arrivals), ServeError> {
+    let (sender, coming) = unbounded();
+    let bell = Arc::new(bell()?);
+    let herald = Herald {
+        coming: sender,
+        bell: Arc::clone(&bell),
+    };
+    Ok((herald, Arrivals { coming, bell }))
+}
+
+impl Herald {
+    /// Announces something. Given back if nobody serves any more: a userfaultfd in it must stay open as long as its process may run.
+    ///
+    /// # Errors
+    /// What was not taken.
+    pub fn announce(&self, arrival: Arrival) -> Result<(), Arrival> {
+        self.coming
+            .send(arrival)
+            .map_err(|refused| refused.into_inner())?;
+        // It can only be rung too often.
+        let _ = self.bell.write(1);
+        Ok(())
+    }
+}
+
+/// What is waited for.
+pub(super) struct Expected {
+    arrivals: Arrivals,
+    /// Those that have come, by their numbers.
+    come: Vec<(usize, SpaceId, Vec<AddrRange>)>,
+    complete: Box<dyn FnOnce(u64)>,
+}
+
+impl Engine {
+    /// From now on processes come in.
+    pub(super) fn expect(
+        &mut self,
+        arrivals: Arrivals,
+        complete: Box<dyn FnOnce(u64)>,
+    ) -> nix::Result<()> {
+        let watched = self.poller.add_arrivals(&*arrivals.bell);
+        self.session.answer_only(true);
+        self.expected = Some(Expected {
+            arrivals,
+            come: Vec::new(),
+            complete,
+        });
+        watched
+    }
+
+    pub(super) fn take_arrivals(&mut self, now: Instant) {
+        while let Some(expected) = &self.expected {
+            // There may be nothing to silence.
+            let _ = expected.arrivals.bell.read();
+            let Ok(arrival) = expected.arrivals.coming.try_recv() else {
+                return;
+            };
+            match arrival {
+                Arrival::Process(newcomer) => self.take_in(*newcomer),
+                Arrival::Complete(known) => self.all_have_come(known, now),
+                Arrival::Failed { why, known } => self.restore_failed(&why, known),
+            }
+        }
+    }
+
+    fn take_in(&mut self, newcomer: Newcomer) {
+        let Newcomer {
+            number,
+            userfaultfd,
+            space,
+            first,
+        } = newcomer;
+        let id = self.session.add(userfaultfd, space);
+        self.roots.add(id, None, Vec::new());
+        if let Some(expected) = &mut self.expected {
+            expected.come.push((number, id, first));
+        }
+        // It may have touched something already.
+        self.soon.insert(id);
+        if let Err(errno) = self.watch(id) {
+            self.restore_failed(&format!("cannot watch a userfaultfd: {errno}"), Vec::new());
+        }
+    }
+
+    fn all_have_come(&mut self, known: Vec<Known>, now: Instant) {
+        let Some(expected) = self.expected.take() else {
+            return;
+        };
+        self.poller.remove(&*expected.arrivals.bell);
+        self.get_to_know(&expected.come, known);
+        self.session.answer_only(false);
+        self.begin_filling(now);
+        self.begin_replay();
+        self.begin_recording(now);
+        for (_, id, first) in &expected.come {
+            for range in first {
+                let requests = self.session.requests_in(*id, *range);
+                self.filling.fetch_soon(requests);
+            }
+            self.soon.insert(*id);
+        }
+        (expected.complete)(self.session.owes());
+    }
+
+    fn get_to_know(&mut self, come: &[(usize, SpaceId, Vec<AddrRange>)], known: Vec<Known>) {
+        for Known {
+            number,
+            target,
+            watched,
+        } in known
+        {
+            let Some((_, id, _)) = come.iter().find(|(its, _, _)| *its == number) else {
+                continue;
+            };
+            // Without it the end is noticed a little later.
+            let _ = self.poller.add_target(&*target);
+            self.roots.name(*id, target, watched);
+        }
+    }
+
+    /// They must not run, with what they have. Whoever restored them may have ended them already.
+    pub(super) fn restore_failed(&mut self, why: &str, known: Vec<Known>) {
+        let Some(expected) = self.expected.take() else {
+            return;
+        };
+        self.failed = true;
+        self.poller.remove(&*expected.arrivals.bell);
+        mention(&format!("uffd-restore: {why}"));
+        self.get_to_know(&expected.come, known);
+        kill_family(&self.target);
+        for (_, id, _) in &expected.come {
+            self.given_up.insert(*id);
+            match self.roots.target_of(*id).cloned() {
+                Some(target) => {
+                    if let Err(errno) = target.kill() {
+                        tell(&target, &format!("it cannot be killed: {errno}: end it"));
+                    }
+                    self.killed.insert(*id);
+                }
+                None => {
+                    let what = "a process that is not known has been handed over, and must not run: its threads wait until \
+                                somebody ends it";
+                    tell(&self.target, what);
+                }
+            }
+        }
+        // Those whose descriptors are under way are let go of when they are dead.
+        while let Ok(arrival) = expected.arrivals.coming.try_recv() {
+            if let Arrival::Process(newcomer) = arrival {
+                let id = self.session.add(newcomer.userfaultfd, newcomer.space);
+                self.roots.add(id, None, Vec::new());
+                self.given_up.insert(id);
+            }
+        }
+    }
+}

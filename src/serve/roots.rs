@@ -1,0 +1,143 @@
+//! The processes that were handed over, and which address spaces are theirs and their descendants'.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{Target, Watched};
+use crate::addr::AddrRange;
+use crate::session::SpaceId;
+
+/// A process that was handed over.
+#[derive(Debug)]
+pub(super) struct Root {
+    /// Which process it is; `None` as long as that is not known.
+    pub(super) target: Option<Arc<Target>>,
+    /// What it has registered with a userfaultfd of which it keeps a descriptor.
+    pub(super) kept_by_peer: Vec<AddrRange>,
+    /// It must not outlive this program as long as something is owed to it, or to what it forked.
+    pub(super) watched: Option<Watched>,
+    /// Address spaces that exist: its own, and those of its descendants.
+    family: BTreeSet<SpaceId>,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Roots {
+    roots: BTreeMap<SpaceId, Root>,
+    /// For each address space, that of the process that was handed over.
+    ancestors: BTreeMap<SpaceId, SpaceId>,
+}
+
+impl Roots {
+    pub(super) fn add(
+        &mut self,
+        id: SpaceId,
+        target: Option<Arc<Target>>,
+        kept_by_peer: Vec<AddrRange>,
+    ) {
+        let root = Root {
+            target,
+            kept_by_peer,
+            watched: None,
+            family: BTreeSet::from([id]),
+        };
+        self.roots.insert(id, root);
+        self.ancestors.insert(id, id);
+    }
+
+    /// A child was forked.
+    pub(super) fn forked(&mut self, parent: SpaceId, child: SpaceId) {
+        let Some(&root) = self.ancestors.get(&parent) else {
+            return;
+        };
+        self.ancestors.insert(child, root);
+        if let Some(root) = self.roots.get_mut(&root) {
+            root.family.insert(child);
+        }
+    }
+
+    /// An address space has ceased to exist. With the last of a family the process that was handed over is forgotten, and may outlive this
+    /// program. Returns what is to be unregistered, if it was that process.
+    pub(super) fn gone(&mut self, id: SpaceId) -> Vec<AddrRange> {
+        let Some(ancestor) = self.ancestors.remove(&id) else {
+            return Vec::new();
+        };
+        let Some(root) = self.roots.get_mut(&ancestor) else {
+            return Vec::new();
+        };
+        root.family.remove(&id);
+        let kept = match id == ancestor {
+            true => std::mem::take(&mut root.kept_by_peer),
+            false => Vec::new(),
+        };
+        if root.family.is_empty() {
+            self.roots.remove(&ancestor);
+        }
+        kept
+    }
+
+    /// True for the address space of a process that was handed over, not of one that was forked since.
+    pub(super) fn has(&self, id: SpaceId) -> bool {
+        self.ancestors.get(&id) == Some(&id)
+    }
+
+    /// The address spaces of the processes that were handed over, as far as they exist.
+    pub(super) fn spaces(&self) -> impl Iterator<Item = SpaceId> + '_ {
+        self.ancestors
+            .iter()
+            .filter(|(id, root)| id == root)
+            .map(|(&id, _)| id)
+    }
+
+    /// The process that was handed over and that this address space is of, or descends from. `None` if it is not known.
+    pub(super) fn target_of(&self, id: SpaceId) -> Option<&Arc<Target>> {
+        let root = self.ancestors.get(&id)?;
+        self.roots.get(root)?.target.as_ref()
+    }
+
+    /// Now it is known which process this is.
+    pub(super) fn name(&mut self, id: SpaceId, target: Arc<Target>, watched: Option<Watched>) {
+        let ancestor = self.ancestors.get(&id);
+        // By now it may be gone, with all that it forked.
+        if let Some(root) = ancestor.and_then(|root| self.roots.get_mut(root)) {
+            root.target = Some(target);
+            root.watched = watched;
+        }
+    }
+
+    /// The processes that are known.
+    pub(super) fn targets(&self) -> impl Iterator<Item = &Arc<Target>> + '_ {
+        self.roots.values().filter_map(|root| root.target.as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_family_is_forgotten_with_its_last_member() {
+        let [root, child, grandchild, other] = [0, 1, 2, 3].map(SpaceId);
+        let kept = AddrRange::new(0x1000, 0x2000);
+        let mut roots = Roots::default();
+        roots.add(root, None, vec![kept]);
+        roots.add(other, None, Vec::new());
+        roots.forked(root, child);
+        roots.forked(child, grandchild);
+        assert!(roots.has(root) && roots.has(other) && !roots.has(child));
+        assert_eq!(roots.gone(root), [kept]);
+        assert!(!roots.has(root));
+        assert_eq!(roots.spaces().collect::<Vec<_>>(), [other]);
+        // What was forked is still of the process that was handed over.
+        let pid = i32::try_from(std::process::id()).expect("a pid");
+        let me = Arc::new(Target::open(pid, "me".into()).expect("I exist"));
+        roots.name(grandchild, Arc::clone(&me), None);
+        assert!(roots.target_of(child).is_some() && roots.target_of(other).is_none());
+        assert_eq!(roots.gone(child), []);
+        assert_eq!(roots.targets().count(), 1);
+        assert_eq!(roots.gone(grandchild), []);
+        assert_eq!(roots.targets().count(), 0);
+        roots.name(grandchild, me, None);
+        assert_eq!(roots.targets().count(), 0, "too late");
+    }
+}
