@@ -19,6 +19,9 @@ use std::sync::atomic::AtomicBool;
 /// Memory holds secrets: only the owner may read what is written.
 const MODE: u32 = 0o600;
 
+/// What temporary names begin with.
+const PARTIAL: &str = ".uffd-snapshot.";
+
 /// A file being written, not yet visible under its name.
 #[derive(Debug)]
 pub struct PendingFile {
@@ -196,7 +199,13 @@ fn survive_file_size_limit() {
 /// Random, and not made of the target's name, which may be as long as a name can be: so that what a killed program with the same process id left behind is not in the way.
 fn temporary_name(target: &Path) -> PathBuf {
     let random = getrandom::u32().unwrap_or_else(|_| std::process::id());
-    target.with_file_name(format!(".uffd-snapshot.{random:08x}.partial"))
+    target.with_file_name(format!("{PARTIAL}{random:08x}.partial"))
+}
+
+/// Whether a name is one that a file has for a moment while it replaces another, or longer where files cannot be nameless.
+pub(crate) fn is_partial(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.starts_with(PARTIAL) && name.ends_with(".partial"))
 }
 
 fn nameless(folder: &Path) -> io::Result<File> {

@@ -1,5 +1,6 @@
 //! The command line of `uffd-snapshot`.
 
+use super::criu::{ExportCriu, ImportCriu};
 use super::working_set::WorkingSet;
 use crate::capture::RegionSelector;
 use bytesize::ByteSize;
@@ -34,6 +35,10 @@ pub enum Command {
     /// Make, look into and merge working sets: the pages that restores touch, ready to be replayed
     #[command(subcommand)]
     WorkingSet(WorkingSet),
+    /// Compress the images of a `criu dump` into a snapshot, and take the pages out of them if wanted
+    ImportCriu(ImportCriu),
+    /// Put the pages of a snapshot back into the images of a `criu dump` that they were taken out of
+    ExportCriu(ExportCriu),
 }
 
 /// `create`
@@ -176,10 +181,11 @@ pub struct Writing {
     )]
     #[arg(value_parser = clap::value_parser!(i32).range(-7..=22))]
     pub level: Option<i32>,
-    /// Pages of 4 KiB compressed together, 1 to 512: few for quick faults, many for a small file
+    /// Pages of 4 KiB compressed together, 1 to 512: few for quick faults, many for a small file [default: 4; 8 for
+    /// import-criu]
     #[arg(long, value_name = "N", help_heading = "Compression")]
-    #[arg(default_value_t = Compression::default().frame_pages, value_parser = clap::value_parser!(u16).range(1..=512))]
-    pub frame_pages: u16,
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub frame_pages: Option<u16>,
     /// Compressing threads [default: one for each CPU]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub jobs: Option<u16>,
@@ -220,12 +226,13 @@ impl Default for CodecName {
 }
 
 impl Writing {
-    /// The compression asked for.
+    /// The compression asked for, with frames of so many pages if nothing was said about them.
     ///
     /// # Errors
     /// A sentence for options that do not go together.
-    pub fn compression(&self) -> Result<Compression, String> {
-        compression(self.codec, self.level, self.frame_pages)
+    pub fn compression(&self, default: Compression) -> Result<Compression, String> {
+        let frame_pages = self.frame_pages.unwrap_or(default.frame_pages);
+        compression(self.codec, self.level, frame_pages)
     }
 }
 
@@ -284,6 +291,6 @@ mod tests {
         else {
             panic!("{parsed:?}")
         };
-        assert!(pack.writing.compression().is_err());
+        assert!(pack.writing.compression(Compression::default()).is_err());
     }
 }

@@ -12,7 +12,7 @@ use crate::tracee::ThreadStat;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Serialize;
-use snapshot_format::{PAGE_BYTES, Source};
+use snapshot_format::{Compression, PAGE_BYTES, Source};
 use std::time::Duration;
 
 pub(super) fn run(args: Create) -> Result<(), Failure> {
@@ -22,7 +22,8 @@ pub(super) fn run(args: Create) -> Result<(), Failure> {
     } else {
         ReadAhead::Steady(buffer)
     };
-    let mut output = Output::create(&args.output, &args.writing, read_ahead)?;
+    let default = Compression::default();
+    let mut output = Output::create(&args.output, &args.writing, default, read_ahead)?;
     let options = capture::Options {
         selectors: args.regions,
         private_files: args.private_files,

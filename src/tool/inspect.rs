@@ -1,5 +1,7 @@
 //! `uffd-snapshot inspect`: what is in a snapshot.
 
+mod processes;
+
 use super::{counted, open, pages_size, print, print_json, regions, size};
 use crate::cli::snapshot::Inspect;
 use crate::failure::Failure;
@@ -30,6 +32,7 @@ pub(super) fn run(args: &Inspect) -> Result<(), Failure> {
         per_region: regions
             .map(|region| (region, count(region.page_range())))
             .collect(),
+        processes: processes::of(&snapshot),
     };
     if args.json {
         print_json(&view.json())?;
@@ -51,6 +54,7 @@ struct View<'a> {
     /// None when the index cannot be read.
     total: Option<Survey>,
     per_region: Vec<(&'a PlacedRegion, Option<Survey>)>,
+    processes: Vec<processes::Process>,
 }
 
 /// What `--json` prints. Lengths and addresses in bytes.
@@ -66,8 +70,13 @@ struct Json<'a> {
     max_frame_pages: u16,
     /// Null when the index cannot be read.
     pages: Option<JsonPages>,
+    /// Pages of content that are in the file once, for an earlier page is the same.
+    repeated_pages: Option<u64>,
     frames: Vec<JsonFrames>,
     parent: Option<String>,
+    /// XXH3 of the inventory.img that the processes are from, in hexadecimal.
+    images: Option<String>,
+    processes: &'a [processes::Process],
     regions: Vec<JsonRegion<'a>>,
     sections: Vec<JsonSection>,
 }
@@ -140,6 +149,7 @@ impl View<'_> {
             index_bytes: self.section_len(SectionKind::Index),
             max_frame_pages: self.snapshot.max_frame_pages(),
             pages: self.total.as_ref().map(json_pages),
+            repeated_pages: self.total.as_ref().map(Survey::repeated_pages),
             frames: self
                 .frames()
                 .into_iter()
@@ -151,6 +161,8 @@ impl View<'_> {
                 })
                 .collect(),
             parent: self.snapshot.parent().map(|parent| parent.id.to_string()),
+            images: (self.snapshot.processes()).map(|one| format!("{:016x}", one.images)),
+            processes: &self.processes,
             regions: self.per_region.iter().map(json_region).collect(),
             sections: self
                 .snapshot
@@ -172,7 +184,7 @@ impl View<'_> {
             format!("{}: snapshot {}", self.file, snapshot.id()),
             format!("  format   version {}", snapshot_format::VERSION),
             format!("  made     {}", made(snapshot.metadata())),
-            format!("  source   {}", source(&snapshot.metadata().source)),
+            format!("  source   {}", self.source()),
         ];
         if let Some(parent) = snapshot.parent() {
             lines.push(format!("  parent   {} ({:?})", parent.id, parent.path));
@@ -184,6 +196,14 @@ impl View<'_> {
             counted(pages, "page"),
         ));
         lines.extend(self.total.iter().flat_map(|total| classes(total, pages)));
+        let repeated = self.total.map_or(0, |total| total.repeated_pages());
+        if repeated > 0 {
+            let share = percent(repeated, pages);
+            let memory = pages_size(repeated);
+            lines.push(format!(
+                "  shared   {repeated} of those with content, stored once, {memory} ({share})"
+            ));
+        }
         for (codec, count) in self.frames() {
             if count.frames > 0 {
                 lines.push(format!(
@@ -208,12 +228,22 @@ impl View<'_> {
             percent(index, pages * PAGE_BYTES),
         ));
         lines.push("  START          SIZE       RIGHTS KIND     CONTENT    NAME".into());
-        lines.extend(
-            self.per_region
-                .iter()
-                .map(|(region, survey)| row(region, survey.as_ref())),
-        );
+        let rows = self.per_region.iter();
+        let mut rows = rows.map(|(region, survey)| row(region, survey.as_ref()));
+        for process in &self.processes {
+            lines.push(processes::heading(process));
+            lines.extend(rows.by_ref().take(process.regions));
+        }
+        lines.extend(rows);
         lines.join("\n")
+    }
+
+    fn source(&self) -> String {
+        match (&self.snapshot.metadata().source, self.processes.len()) {
+            (Source::Unknown, 1) => "CRIU images of 1 process".into(),
+            (Source::Unknown, more @ 2..) => format!("CRIU images of {more} processes"),
+            (known, _) => source(known),
+        }
     }
 }
 

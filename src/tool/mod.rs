@@ -1,6 +1,9 @@
 //! The commands of `uffd-snapshot`.
 
 mod create;
+mod criu;
+mod export_criu;
+mod import_criu;
 mod inspect;
 mod pack;
 mod regions;
@@ -31,6 +34,8 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::WorkingSet(command) => working_set::run(&command),
+        Command::ImportCriu(args) => import_criu::run(&args),
+        Command::ExportCriu(args) => export_criu::run(&args),
     }
 }
 

@@ -5,7 +5,7 @@ use crate::cli::snapshot::Pack;
 use crate::failure::Failure;
 use crate::progress::Progress;
 use nix::unistd::{Whence, lseek};
-use snapshot_format::{PAGE_BYTES, PAGE_SIZE, Source};
+use snapshot_format::{Compression, PAGE_BYTES, PAGE_SIZE, Source};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -16,6 +16,7 @@ pub(super) fn run(args: &Pack) -> Result<(), Failure> {
     let mut output = Output::create(
         &args.output,
         &args.writing,
+        Compression::default(),
         ReadAhead::Steady(args.buffer.as_u64()),
     )?;
     let quiet = args.writing.quiet || args.writing.json;

@@ -26,13 +26,14 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Begin a snapshot. `read_ahead` is what may wait to be compressed.
+    /// Begin a snapshot. `default` says how large frames are if the options do not, `read_ahead` what may wait to be compressed.
     pub(super) fn create(
         path: &Path,
         writing: &Writing,
+        default: Compression,
         read_ahead: ReadAhead,
     ) -> Result<Self, Failure> {
-        let compression = writing.compression().map_err(Failure::Usage)?;
+        let compression = writing.compression(default).map_err(Failure::Usage)?;
         let id = origin::id_or_random(writing.id)?;
         let pending = PendingFile::create(path, writing.force)?;
         let file = pending.file().try_clone();
@@ -192,11 +193,22 @@ impl Written {
         people: &str,
         more: T,
     ) -> Result<(), Failure> {
+        let sentence = format!("{}{people}", self.sentence());
+        self.report_as(writing, &sentence, more)
+    }
+
+    /// The same with another line for people.
+    pub(super) fn report_as<T: Serialize>(
+        &self,
+        writing: &Writing,
+        sentence: &str,
+        more: T,
+    ) -> Result<(), Failure> {
         if writing.json {
             print_json(&self.json(more))
         } else {
             if !writing.quiet {
-                say(&format!("{}{people}", self.sentence()));
+                say(sentence);
             }
             Ok(())
         }

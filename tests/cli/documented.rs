@@ -64,6 +64,8 @@ fn every_command_has_help_with_an_example_that_can_be_typed() {
         &["working-set", "build"],
         &["working-set", "inspect"],
         &["working-set", "merge"],
+        &["import-criu"],
+        &["export-criu"],
     ] {
         let help = shop.ok(&[command, &["--help"]].concat()).stdout;
         let help = String::from_utf8(help).expect("UTF-8");
@@ -73,6 +75,13 @@ fn every_command_has_help_with_an_example_that_can_be_typed() {
     let help = restore::Cli::command().render_long_help().to_string();
     let (_, section) = help.split_once("Example").expect("examples");
     assert_can_be_typed::<restore::Cli>("uffd-restore", section, 4);
+    let mut command = restore::Cli::command();
+    let lazy = command
+        .find_subcommand_mut("lazy-pages")
+        .expect("a command");
+    let help = lazy.render_long_help().to_string();
+    let (_, section) = help.split_once("Example").expect("examples");
+    assert_can_be_typed::<restore::Cli>("uffd-restore", section, 2);
 }
 
 #[test]
@@ -84,8 +93,47 @@ fn every_command_line_of_the_readme_can_be_typed() {
 }
 
 #[test]
+fn every_command_line_for_criu_can_be_typed() {
+    let text = include_str!("../../docs/criu.md");
+    assert_can_be_typed::<snapshot::Cli>("uffd-snapshot", text, 2);
+    assert_can_be_typed::<restore::Cli>("uffd-restore", text, 3);
+}
+
+#[test]
 fn every_command_line_for_firecracker_can_be_typed() {
     let text = include_str!("../../docs/firecracker.md");
     assert_can_be_typed::<snapshot::Cli>("uffd-snapshot", text, 1);
     assert_can_be_typed::<restore::Cli>("uffd-restore", text, 2);
+}
+
+/// The manual page has every option, and no other.
+#[test]
+fn the_manual_page_of_lazy_pages_has_all_options() {
+    let page = include_str!("../../man/uffd-restore-lazy-pages.8");
+    let mut command = restore::Cli::command();
+    command.build();
+    let lazy = command
+        .find_subcommand_mut("lazy-pages")
+        .expect("a command");
+    let known: Vec<&str> = lazy
+        .get_arguments()
+        .filter_map(|argument| argument.get_long())
+        .filter(|long| *long != "help")
+        .collect();
+    // "-long" behind a "Fl".
+    let words: Vec<&str> = page.split_ascii_whitespace().collect();
+    let named: Vec<&str> = words
+        .windows(2)
+        .filter(|pair| matches!(pair[0], "Fl" | ".Fl"))
+        .filter_map(|pair| pair[1].strip_prefix('-'))
+        .collect();
+    // Of the page server it is enough to say that there is none.
+    let of_the_server = ["address", "port", "ps-socket", "tls"];
+    for long in known.iter().filter(|long| !of_the_server.contains(long)) {
+        assert!(named.contains(long), "--{long} is not in the page");
+    }
+    for long in named {
+        assert!(known.contains(&long), "--{long} is no option");
+    }
+    assert_can_be_typed::<restore::Cli>("uffd-restore", page, 1);
 }

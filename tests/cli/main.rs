@@ -1,8 +1,15 @@
 //! The program `uffd-snapshot` as its users run it.
 
 mod create;
+mod criu_crashes;
+#[expect(dead_code, reason = "the tests of images use the rest")]
+#[path = "../criu_images/writer.rs"]
+mod criu_writer;
 mod documented;
+mod dumps;
 mod errors;
+mod export_criu;
+mod import_criu;
 mod leaves_nothing;
 mod pack;
 mod reviewed;

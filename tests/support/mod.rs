@@ -23,7 +23,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-const ROLE: &str = "UFFD_RESTORE_TEST_ROLE";
+pub const ROLE: &str = "UFFD_RESTORE_TEST_ROLE";
 const ARGUMENTS: &str = "UFFD_RESTORE_TEST_ARGUMENTS";
 
 /// How long a test waits for anything before it calls it hung. Far more than is ever needed.
