@@ -45,6 +45,11 @@ impl Series {
         self.0.iter().copied().max_by(f64::total_cmp)
     }
 
+    /// One value of so many, beginning with this one.
+    pub(crate) fn one_of(&self, many: usize, first: usize) -> Self {
+        self.0.iter().copied().skip(first).step_by(many).collect()
+    }
+
     /// Round by round, as ratios.
     pub(crate) fn over(&self, than: &Self) -> Self {
         let both = self.0.iter().zip(&than.0);

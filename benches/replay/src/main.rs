@@ -2,6 +2,7 @@
 //! the same run and against other ways, and prints markdown tables. `scripts/bench replay` builds and calls it;
 //! `benches/RESULTS.md` has results.
 
+#[path = "../../shared/aims.rs"]
 mod aims;
 #[path = "../../shared/area.rs"]
 mod area;
