@@ -35,6 +35,7 @@ mod ahead;
 mod ending;
 mod family;
 mod forks;
+mod frozen;
 mod growth;
 mod huge;
 mod kernel;

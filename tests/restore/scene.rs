@@ -187,8 +187,18 @@ pub(crate) struct Restorer {
 impl Restorer {
     /// Starts it with these words beside the snapshot and the process.
     pub(crate) fn start(captured: &Captured, words: &[&str]) -> Self {
+        Self::start_prepared(captured, words, |_| {})
+    }
+
+    /// The same, with something done to the command before.
+    pub(crate) fn start_prepared(
+        captured: &Captured,
+        words: &[&str],
+        prepare: impl FnOnce(&mut Command),
+    ) -> Self {
         let errors = captured.folder.path().join("errors");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_uffd-restore"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_uffd-restore"));
+        command
             // Each page is to be asked for.
             .args(["--read-ahead", "0"])
             .arg("--snapshot")
@@ -197,9 +207,9 @@ impl Restorer {
             .args(words.iter().map(OsStr::new))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(File::create(&errors).expect("a file"))
-            .spawn()
-            .expect("uffd-restore runs");
+            .stderr(File::create(&errors).expect("a file"));
+        prepare(&mut command);
+        let mut child = command.spawn().expect("uffd-restore runs");
         let output = BufReader::new(child.stdout.take().expect("piped"));
         let (sender, lines) = channel();
         std::thread::spawn(move || {

@@ -6,12 +6,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 use crate::family;
+use crate::frozen::{self, Frozen};
 use crate::memory::{Content, Memory, check, map_at, write};
 use crate::moves::arena;
 use crate::scene::{Captured, Restorer, show, wait_for};
@@ -85,54 +85,19 @@ fn toucher(words: &[&str]) {
     end();
 }
 
-/// Stops the first thread that decodes, until it is detached.
-fn freeze_decoder(daemon: i32) -> Pid {
-    loop {
-        for entry in fs::read_dir(format!("/proc/{daemon}/task"))
-            .expect("it lives")
-            .flatten()
-        {
-            let comm = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-            // While it waits for work it holds no lock that others need.
-            let waits_for = fs::read_to_string(entry.path().join("wchan")).unwrap_or_default();
-            if comm.trim() == "decode-0" && waits_for.contains("futex") {
-                let tid = Pid::from_raw(
-                    entry
-                        .file_name()
-                        .to_str()
-                        .and_then(|tid| tid.parse().ok())
-                        .expect("a tid"),
-                );
-                ptrace::seize(tid, ptrace::Options::empty()).expect("seize");
-                ptrace::interrupt(tid).expect("interrupt");
-                waitpid(tid, Some(WaitPidFlag::__WALL)).expect("stopped");
-                return tid;
-            }
-        }
-    }
-}
-
 /// A frame comes for which the parent and then the child wait. With the parent's page all of the parent is in place.
 fn a_frame_for_two(first: &str) -> String {
     let mut captured = Captured::only_started("pair", first);
     captured.capture(&["--frame-pages", "1", "--codec", "lz4"]);
     captured.make_set();
-    let words = [
-        "--json",
-        "--jobs",
-        "1",
-        "--head-start",
-        "0s",
-        "--prefill",
-        "working-set",
-    ];
+    let words = ["--head-start", "0s", "--prefill", "working-set"];
     let place = format!("{:#x}", captured.areas[0].0);
-    let mut restorer = Restorer::start(&captured, &[&words[..], &["--region", &place]].concat());
-    let decoder = freeze_decoder(restorer.pid());
+    let words = [&words[..], &["--region", &place]].concat();
+    let (mut restorer, decoder) = frozen::start(&captured, &words);
     assert_eq!(restorer.json()["event"], "serving");
     captured.target.tell("go");
     std::thread::sleep(Duration::from_millis(1000));
-    ptrace::detach(decoder, None).expect("detach");
+    decoder.thaw();
     assert_eq!(captured.target.hear(), "parent");
     captured.target.hear()
 }
@@ -402,25 +367,14 @@ fn a_head_start_can_be_interrupted() {
     captured.capture(&["--frame-pages", "1", "--codec", "lz4"]);
     captured.make_set();
     let place = format!("{:#x}", captured.areas[0].0);
-    let mut restorer = Restorer::start(
-        &captured,
-        &[
-            "--json",
-            "--jobs",
-            "1",
-            "--head-start",
-            "8s",
-            "--region",
-            &place,
-        ],
-    );
-    let decoder = freeze_decoder(restorer.pid());
+    let words = ["--head-start", "8s", "--region", &place];
+    let (mut restorer, decoder) = frozen::start(&captured, &words);
     std::thread::sleep(Duration::from_secs(1));
     restorer.signal(Signal::SIGTERM);
     let began = Instant::now();
     let serving = restorer.json();
     let took = began.elapsed();
-    ptrace::detach(decoder, None).expect("detach");
+    decoder.thaw();
     assert!(took < Duration::from_secs(2), "after {took:?}: {serving}");
 }
 
@@ -430,7 +384,7 @@ fn a_daemon_killed_in_the_head_start_takes_the_target_along() {
     let (captured, mut restorer, decoder) = in_a_head_start("30s");
     assert_eq!(crate::support::state(captured.pid), 't');
     restorer.signal(Signal::SIGKILL);
-    let _ = waitpid(decoder, Some(WaitPidFlag::__WALL));
+    decoder.ended();
     restorer.wait();
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(crate::support::state(captured.pid), 'Z');
@@ -442,29 +396,18 @@ fn the_target_ends_in_the_head_start() {
     let (captured, mut restorer, decoder) = in_a_head_start("3s");
     kill(Pid::from_raw(captured.pid), Signal::SIGKILL).expect("it lives");
     std::thread::sleep(Duration::from_millis(100));
-    ptrace::detach(decoder, None).expect("detach");
+    decoder.thaw();
     let status = restorer.wait();
     assert!(status.success(), "{status}: {}", restorer.errors());
 }
 
-fn in_a_head_start(long: &str) -> (Captured, Restorer, Pid) {
+fn in_a_head_start(long: &str) -> (Captured, Restorer, Frozen) {
     let captured = Captured::only_started("toucher", "64");
     captured.capture(&["--frame-pages", "1", "--codec", "lz4"]);
     captured.make_set();
     let place = format!("{:#x}", captured.areas[0].0);
-    let restorer = Restorer::start(
-        &captured,
-        &[
-            "--json",
-            "--jobs",
-            "1",
-            "--head-start",
-            long,
-            "--region",
-            &place,
-        ],
-    );
-    let decoder = freeze_decoder(restorer.pid());
+    let words = ["--head-start", long, "--region", &place];
+    let (restorer, decoder) = frozen::start(&captured, &words);
     wait_until("the target to stand still", || {
         crate::support::state(captured.pid) == 't'
     });
