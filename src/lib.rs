@@ -15,6 +15,7 @@ mod origin;
 pub mod output;
 mod pidfd;
 mod priority;
+mod processes;
 pub mod progress;
 mod readable;
 pub mod serve;

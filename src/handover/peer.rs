@@ -1,6 +1,5 @@
 //! Who is at the other end of a socket.
 
-use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -9,6 +8,7 @@ use nix::errno::Errno;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::{PeerCredentials, PeerPidfd};
 
+use crate::processes::name_of;
 use crate::serve::Target;
 
 /// Who connected, as the kernel noted it at that moment (unix(7), `SO_PEERCRED`); what the peer does later does not change it.
@@ -104,9 +104,7 @@ impl Credentials {
                 errno,
             },
         })?;
-        let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-        let name = String::from_utf8_lossy(&name).trim_end().to_owned();
-        let target = Target::from_pidfd(pid, name, pidfd);
+        let target = Target::from_pidfd(pid, name_of(pid), pidfd);
         // Newer kernels give a pidfd of what has ended, too. As long as it has not, the number was its own, and so is what was
         // looked up by it.
         if target.ends_within(Duration::ZERO) {

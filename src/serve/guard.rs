@@ -11,7 +11,6 @@
     reason = "clone(2) with a shared descriptor table, and memory shared with it"
 )]
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::mem::ManuallyDrop;
 use std::num::NonZeroUsize;
@@ -27,6 +26,7 @@ use snapshot_format::PAGE_BYTES;
 
 use super::Target;
 use crate::addr::{Addr, AddrRange};
+use crate::processes::Parents;
 use crate::terminal::mention;
 use crate::uffd::{Message, Stop, Userfaultfd};
 
@@ -43,6 +43,8 @@ pub const MOST_TARGETS: usize = 2048;
 
 /// What both processes see.
 struct Shared {
+    /// The second process is out of reach of what is sent to the group of the first.
+    apart: AtomicU32,
     slots: [Slot; MOST_TARGETS],
 }
 
@@ -100,9 +102,14 @@ impl Guard {
             // Neither can fail for a process that has just been made.
             let _ = nix::unistd::setsid();
             let _ = SigSet::all().thread_block();
+            shared.apart.store(1, Ordering::SeqCst);
             keep_watch(me.as_fd(), shared);
             // SAFETY: _exit(2) does not return, and runs nothing of this process's: its descriptors are not ours to close.
             unsafe { libc::_exit(0) };
+        }
+        // On a busy machine it may not have run yet, and what is sent to our group now would end both.
+        while shared.apart.load(Ordering::SeqCst) == 0 {
+            std::thread::sleep(Duration::from_micros(50));
         }
         // The guard polls this descriptor; it must stay open as long as we live.
         let _ = ManuallyDrop::new(me);
@@ -204,12 +211,14 @@ fn target_of(slot: &Slot) -> ManuallyDrop<Target> {
 /// Kills a process and its descendants, the youngest first: an orphan would not be known as one of them any more.
 pub(super) fn kill_family(root: &Target) {
     const LONG_ENOUGH: u32 = 1000;
+    let me = nix::unistd::getpid().as_raw();
     for _ in 0..LONG_ENOUGH {
         // Once it has ended, its number may mean somebody else.
         if root.has_ended() {
             return;
         }
-        let descendants = descendants(root.pid);
+        // Whoever adopts orphans may have adopted this one.
+        let descendants = Parents::now().without(me).descendants(root.pid);
         if descendants.is_empty() {
             break;
         }
@@ -275,36 +284,4 @@ fn descriptors() -> Vec<(RawFd, String)> {
             Some((number, link.to_str()?.to_owned()))
         })
         .collect()
-}
-
-/// Living processes that descend from this one.
-fn descendants(root: i32) -> Vec<i32> {
-    let mut parents = BTreeMap::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let pid = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok());
-        if let Some(pid) = pid
-            // Whoever adopts orphans may have adopted this one.
-            && i64::from(pid) != i64::from(std::process::id())
-            && let Ok(stat) = crate::tracee::ThreadStat::read(pid)
-            && !stat.has_ended()
-        {
-            parents.insert(pid, stat.parent);
-        }
-    }
-    let is_descendant = |&pid: &i32| {
-        let mut ancestor = pid;
-        // No chain is longer than there are processes.
-        for _ in 0..parents.len() {
-            match parents.get(&ancestor) {
-                Some(&parent) if parent == root => return true,
-                Some(&parent) => ancestor = parent,
-                None => return false,
-            }
-        }
-        false
-    };
-    parents.keys().copied().filter(is_descendant).collect()
 }

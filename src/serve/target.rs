@@ -4,7 +4,7 @@
     reason = "pidfd_send_signal(2) and a request to a namespace, which nix does not have"
 )]
 
-use std::fs::{self, DirEntry, File};
+use std::fs::{self, File};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -14,6 +14,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use crate::addr::Addr;
+use crate::processes::{innermost_number, name_of, pids};
 use crate::readable::readable_within;
 
 /// Threads of a process that are looked through for one: a millisecond's worth.
@@ -38,6 +39,14 @@ impl Target {
     /// ESRCH when there is none.
     pub fn open(pid: i32, name: String) -> Result<Self, Errno> {
         Ok(Self::from_pidfd(pid, name, crate::pidfd::pidfd(pid)?))
+    }
+
+    /// The same, with the name that it has now.
+    ///
+    /// # Errors
+    /// ESRCH when there is none.
+    pub fn named(pid: i32) -> Result<Self, Errno> {
+        Self::open(pid, name_of(pid))
     }
 
     /// The process that a pidfd is of, and its id.
@@ -137,10 +146,7 @@ impl Target {
         let thread = Some(thread).filter(|&thread| thread > 0)?;
         let namespace = self.namespace?;
         let mut found = None;
-        for process in fs::read_dir("/proc").ok()?.flatten() {
-            let Some(pid) = number(&process) else {
-                continue;
-            };
+        for pid in pids() {
             if has_thread(pid, thread) && is_inside(pid, namespace) && misses_pages_at(pid, at) {
                 if found.is_some() {
                     return None;
@@ -149,8 +155,7 @@ impl Target {
             }
         }
         let pid = found?;
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        Self::open(pid, name.trim_end().to_owned()).ok()
+        Self::named(pid).ok()
     }
 }
 
@@ -159,10 +164,6 @@ impl AsFd for Target {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
-}
-
-fn number(entry: &DirEntry) -> Option<i32> {
-    entry.file_name().to_str()?.parse().ok()
 }
 
 /// True when one of the process's threads has this number in its innermost pid namespace.
@@ -175,9 +176,7 @@ fn has_thread(pid: i32, thread: u32) -> bool {
 /// True when the folder is of a thread that has this number in its innermost pid namespace.
 fn is_thread(task: &Path, thread: u32) -> bool {
     let status = fs::read_to_string(task.join("status")).unwrap_or_default();
-    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
-    let innermost = numbers.and_then(|numbers| numbers.split_ascii_whitespace().next_back());
-    innermost.and_then(|number| number.parse().ok()) == Some(thread)
+    innermost_number(&status).and_then(|number| u32::try_from(number).ok()) == Some(thread)
 }
 
 /// A pid namespace, by device and inode.
