@@ -35,6 +35,13 @@ pub struct PendingFile {
 /// Sees to it that a temporary name does not outlive this program.
 type Watch = fn(PathBuf) -> io::Result<()>;
 
+/// Makes the names in a folder durable.
+pub(crate) fn sync_folder(folder: &Path) -> Result<(), Failure> {
+    File::open(folder)
+        .and_then(|open| open.sync_all())
+        .map_err(Failure::io("sync", folder))
+}
+
 impl PendingFile {
     /// Begin a file that will be called `target`; an existing one is replaced only if `replace`.
     ///

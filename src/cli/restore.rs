@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::lazy_pages::LazyPages;
 use crate::handover::placement::Choice;
+use crate::session::OnFailure;
 
 /// Bring a process or a VM back from a snapshot at once; its memory arrives as it touches it.
 #[derive(Debug, Parser)]
@@ -276,13 +277,22 @@ pub enum PlacementName {
     Kernel,
 }
 
-/// Names of [`crate::session::OnFailure`].
+/// Names of [`OnFailure`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnFailureName {
     /// SIGBUS for whoever touches the page
     Poison,
     /// SIGKILL for the process that touches it
     Kill,
+}
+
+impl From<OnFailureName> for OnFailure {
+    fn from(name: OnFailureName) -> Self {
+        match name {
+            OnFailureName::Poison => Self::Poison,
+            OnFailureName::Kill => Self::Kill,
+        }
+    }
 }
 
 #[cfg(test)]

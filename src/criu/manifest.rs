@@ -3,7 +3,7 @@
 //! The original pagemap-PID.img are kept beside it. It is written before anything of the directory is changed and removed after everything
 //! has been put back, so a directory that lacks pages always has one.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use snapshot_format::SnapshotId;
 
 use super::{Fault, ImagesError, records};
 use crate::failure::Failure;
-use crate::output::PendingFile;
+use crate::output::{PendingFile, sync_folder};
 
 /// The folder in a directory of images that is ours.
 pub const FOLDER: &str = "uffd-restore";
@@ -120,7 +120,7 @@ impl Manifest {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(Failure::io("create", &folder)(error));
             }
-            _ => sync(images)?,
+            _ => sync_folder(images)?,
         }
         let path = folder.join(FILE);
         let pending = PendingFile::create(&path, true)?;
@@ -149,15 +149,8 @@ impl Manifest {
         let path = folder.join(FILE);
         fs::remove_file(&path).map_err(Failure::io("remove", &path))?;
         fs::remove_dir(&folder).map_err(Failure::io("remove", &folder))?;
-        sync(images)
+        sync_folder(images)
     }
-}
-
-/// Makes the names in a folder durable.
-fn sync(folder: &Path) -> Result<(), Failure> {
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(Failure::io("sync", folder))
 }
 
 /// Numbers of 64 bits as text: programs that read JSON keep 53 of them.

@@ -10,6 +10,7 @@
 //! | `runs.rs`      | pages in order, cut where mappings end                                         |
 //! | `holes.rs`     | lazy pages that were taken out of their files                                  |
 //! | `manifest.rs`  | [`manifest`]: what is known of a directory whose lazy pages are in a snapshot  |
+//! | `places.rs`    | [`Places`]: where the memory of a process is in a snapshot                     |
 //! | `records.rs`   | files as lists of messages                                                     |
 //! | `messages.rs`  | the messages                                                                   |
 //! | `error.rs`     | [`ImagesError`]                                                                |
@@ -26,6 +27,7 @@ mod messages;
 mod mm;
 mod open;
 pub mod pagemap;
+mod places;
 mod records;
 mod runs;
 
@@ -33,6 +35,8 @@ use std::fs::File;
 use std::path::PathBuf;
 
 pub use error::{Fault, ImagesError};
+pub use places::Places;
+pub use records::sum;
 
 use crate::addr::AddrRange;
 

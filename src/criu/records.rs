@@ -1,7 +1,6 @@
 //! Image files: a magic number or two, then messages, each behind its length.
 
 use std::fs::{File, OpenOptions};
-use std::hash::Hasher;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -86,11 +85,10 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// The XXH3 of bytes.
-pub(super) fn sum(bytes: &[u8]) -> u64 {
-    let mut hasher = XxHash3_64::new();
-    hasher.write(bytes);
-    hasher.finish()
+/// The XXH3 of bytes, by which an image is known again.
+#[must_use]
+pub fn sum(bytes: &[u8]) -> u64 {
+    XxHash3_64::oneshot(bytes)
 }
 
 /// The messages of an image, as bytes.

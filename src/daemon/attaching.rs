@@ -10,13 +10,12 @@ use super::limits::raise_descriptors;
 use super::readiness::{Pidfile, ReadyDescriptor};
 use super::summary::{self, Serving};
 use super::working_sets::{Wanted, WorkingSets};
-use crate::cli::restore::{Cli, OnFailureName, PlacementName, PrefillName};
+use crate::cli::restore::{Cli, PlacementName, PrefillName};
 use crate::failure::Failure;
 use crate::handover::{self, Attached};
-use crate::serve::{self, Guard, Orders, Outcome, Prefill, ServeError, Server, Workers};
-use crate::session::OnFailure;
+use crate::serve::{self, Guard, Orders, Prefill, ServeError, Server, Workers};
 use crate::source::SnapshotSource;
-use crate::terminal::{mention, say};
+use crate::terminal::mention;
 use crate::tool;
 
 pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
@@ -26,7 +25,7 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
     let mut inherited = Inherited::default();
     let ready = args.ready_fd;
     let ready = ready
-        .map(|number| ReadyDescriptor::take(&mut inherited, number))
+        .map(|number| ReadyDescriptor::take(&mut inherited, "--ready-fd", number))
         .transpose()?;
     // Before there is any other thread, and before the target is touched.
     serve::hold_signals()
@@ -79,15 +78,9 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
     let released = released.transpose().map(drop);
     sets.finish();
     drop(pidfile);
-    if let Err(failure) = summary::done(&target, &report, args.quiet, args.json) {
-        // The exit status is about the target.
-        say(&format!("uffd-restore: {failure}"));
-    }
+    let status = summary::done(&target, &report, None, (args.quiet, args.json));
     released?;
-    Ok(match report.outcome {
-        Outcome::Complete | Outcome::TargetEnded => ExitCode::SUCCESS,
-        Outcome::Failed => ExitCode::FAILURE,
-    })
+    Ok(status)
 }
 
 /// Which working sets are to be used and made, as it was typed.
@@ -115,10 +108,7 @@ pub(super) fn options(args: &Cli) -> serve::Options {
         prefill_rate: args.prefill_rate.map(|rate| rate.as_u64()),
         record_first: false,
         read_ahead: args.read_ahead.as_u64() / PAGE_BYTES,
-        on_failure: match args.on_failure {
-            OnFailureName::Poison => OnFailure::Poison,
-            OnFailureName::Kill => OnFailure::Kill,
-        },
+        on_failure: args.on_failure.into(),
         finish_within: args.finish_within,
         follow: args.placement == PlacementName::Auto,
         quiet: args.quiet || args.json,

@@ -13,28 +13,25 @@ use crate::failure::Failure;
 pub(super) struct ReadyDescriptor(OwnedFd);
 
 impl ReadyDescriptor {
-    /// Takes over the one that `--ready-fd` names.
-    pub(super) fn take(inherited: &mut Inherited, number: RawFd) -> Result<Self, Failure> {
+    /// Takes over the one that an option (`--ready-fd`, `--status-fd`) names.
+    pub(super) fn take(
+        inherited: &mut Inherited,
+        option: &str,
+        number: RawFd,
+    ) -> Result<Self, Failure> {
         inherited
-            .take(number, &format!("--ready-fd {number}"))
+            .take(number, &format!("{option} {number}"))
             .map(Self)
     }
 
-    /// Takes over the one that `--status-fd` names.
-    pub(super) fn take_status(inherited: &mut Inherited, number: RawFd) -> Result<Self, Failure> {
-        inherited
-            .take(number, &format!("--status-fd {number}"))
-            .map(Self)
-    }
-
-    /// Says so as criu does.
-    pub(super) fn byte(self) {
-        let _ = File::from(self.0).write_all(&[0]);
-    }
-
-    /// Says so. Who waits may have gone away.
+    /// Says so, by a line feed. Who waits may have gone away.
     pub(super) fn ready(self) {
-        let _ = File::from(self.0).write_all(b"\n");
+        self.say(b'\n');
+    }
+
+    /// Says so in the byte that is expected.
+    pub(super) fn say(self, byte: u8) {
+        let _ = File::from(self.0).write_all(&[byte]);
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is said when serving begins, and how it went.
 
 use std::path::Path;
+use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
@@ -8,7 +9,6 @@ use bytesize::ByteSize;
 use serde::Serialize;
 use snapshot_format::PAGE_BYTES;
 
-use crate::failure::Failure;
 use crate::handover::Attached;
 use crate::serve::{Outcome, Report};
 use crate::terminal::{printable, say, takes_output};
@@ -63,28 +63,29 @@ impl Serving {
     }
 }
 
-/// The line at the end: for people on standard error, for programs on standard output.
-pub(super) fn done(target: &str, report: &Report, quiet: bool, json: bool) -> Result<(), Failure> {
-    done_with(target, report, None, (quiet, json))
-}
-
-/// The same, with the number of frames that were decoded into a cache.
-pub(super) fn done_with(
+/// The line at the end: for people on standard error, for programs on standard output, with the number of frames that were decoded into a
+/// cache, if there was one. Returns the exit status, which is about what was restored, whether or not that can be said.
+pub(super) fn done(
     target: &str,
     report: &Report,
     frames_decoded: Option<u64>,
     (quiet, json): (bool, bool),
-) -> Result<(), Failure> {
+) -> ExitCode {
     if json {
-        return tool::print(&as_json(&DoneJson {
+        let line = as_json(&DoneJson {
             frames_decoded,
             ..DoneJson::from(report)
-        }));
-    }
-    if let Some(text) = done_text(target, report, quiet) {
+        });
+        if let Err(failure) = tool::print(&line) {
+            say(&format!("uffd-restore: {failure}"));
+        }
+    } else if let Some(text) = done_text(target, report, quiet) {
         say(&text);
     }
-    Ok(())
+    match report.outcome {
+        Outcome::Complete | Outcome::TargetEnded => ExitCode::SUCCESS,
+        Outcome::Failed => ExitCode::FAILURE,
+    }
 }
 
 /// The same, for people; nothing if they want to hear of failures only.

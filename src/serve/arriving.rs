@@ -141,6 +141,13 @@ impl Engine {
         }
     }
 
+    /// The address space of a process that is not known yet.
+    fn adopt(&mut self, userfaultfd: Userfaultfd, space: AddressSpace) -> SpaceId {
+        let id = self.session.add(userfaultfd, space);
+        self.roots.add(id, None, Vec::new());
+        id
+    }
+
     fn take_in(&mut self, newcomer: Newcomer) {
         let Newcomer {
             number,
@@ -148,8 +155,7 @@ impl Engine {
             space,
             first,
         } = newcomer;
-        let id = self.session.add(userfaultfd, space);
-        self.roots.add(id, None, Vec::new());
+        let id = self.adopt(userfaultfd, space);
         if let Some(expected) = &mut self.expected {
             expected.come.push((number, id, first));
         }
@@ -225,8 +231,7 @@ impl Engine {
         // Those whose descriptors are under way are let go of when they are dead.
         while let Ok(arrival) = expected.arrivals.coming.try_recv() {
             if let Arrival::Process(newcomer) = arrival {
-                let id = self.session.add(newcomer.userfaultfd, newcomer.space);
-                self.roots.add(id, None, Vec::new());
+                let id = self.adopt(newcomer.userfaultfd, newcomer.space);
                 self.given_up.insert(id);
             }
         }

@@ -128,7 +128,6 @@ impl Engine {
             space,
             kept_by_peer,
         } = handover;
-        let target = Arc::new(target);
         let root = self.session.add(userfaultfd, space);
         self.roots
             .add(root, Some(Arc::clone(&target)), kept_by_peer);

@@ -145,12 +145,17 @@ impl<I: Installer> Session<I> {
         }
     }
 
+    /// A page that is waited for comes without others.
+    fn comes_alone(&self) -> bool {
+        self.answers_only || self.recorder.is_some()
+    }
+
     fn request(&self, id: SpaceId, range: AddrRange, page: PageNo) -> Request {
         let needed = range.len() / PAGE_BYTES;
         let alone = page.0..page.0 + needed;
         let member = self.members.get(&id);
         let welcome = member
-            .filter(|_| self.recorder.is_none() && !self.answers_only)
+            .filter(|_| !self.comes_alone())
             .and_then(|member| member.space.run_around(range.start))
             .map_or(alone, |(run, first)| {
                 first.0..first.0 + run.len() / PAGE_BYTES
@@ -237,9 +242,8 @@ impl<I: Installer> Session<I> {
             let since = self.answered(id, request.at);
             if let Some(recorder) = &mut self.recorder {
                 recorder.note(request, since.unwrap_or(now));
-                return progress;
             }
-            if self.answers_only {
+            if self.comes_alone() {
                 return progress;
             }
             self.fill(request, block, request.purpose);

@@ -240,8 +240,9 @@ impl View<'_> {
 
     fn source(&self) -> String {
         match (&self.snapshot.metadata().source, self.processes.len()) {
-            (Source::Unknown, 1) => "CRIU images of 1 process".into(),
-            (Source::Unknown, more @ 2..) => format!("CRIU images of {more} processes"),
+            (Source::Unknown, processes @ 1..) => {
+                format!("CRIU images of {}", counted(processes as u64, "process"))
+            }
             (known, _) => source(known),
         }
     }

@@ -94,10 +94,11 @@ fn size(bytes: u64) -> String {
     bytesize::ByteSize(bytes).display().iec().to_string()
 }
 
-/// "1 page", "2 pages".
+/// "1 page", "2 pages", "2 processes".
 pub(crate) fn counted(count: u64, what: &str) -> String {
     match count {
         1 => format!("1 {what}"),
+        count if what.ends_with('s') => format!("{count} {what}es"),
         count => format!("{count} {what}s"),
     }
 }
@@ -105,4 +106,16 @@ pub(crate) fn counted(count: u64, what: &str) -> String {
 /// A length of so many pages for people.
 fn pages_size(pages: u64) -> String {
     size(pages.saturating_mul(snapshot_format::PAGE_BYTES))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::counted;
+
+    #[test]
+    fn more_than_one() {
+        assert_eq!(counted(1, "process"), "1 process");
+        assert_eq!(counted(4, "process"), "4 processes");
+        assert_eq!(counted(0, "page"), "0 pages");
+    }
 }

@@ -10,7 +10,7 @@ use snapshot_format::{PAGE_BYTES, PageNo, Snapshot};
 
 use crate::addr::{Addr, AddrRange};
 use crate::criu::manifest::Manifest;
-use crate::criu::{Images, LazyRun, Process};
+use crate::criu::{Images, LazyRun, Places, Process};
 use crate::failure::Failure;
 use crate::source::{FrameCache, JoinedSource, PageSource, RawSource, SnapshotSource};
 use crate::space::AddressSpace;
@@ -26,8 +26,7 @@ pub(super) enum Content {
         cache: Arc<FrameCache>,
         /// Several processes have pages in common.
         shares: Arc<AtomicBool>,
-        /// For each process, by the first address: where a region ends, and its first page.
-        regions: BTreeMap<i32, BTreeMap<u64, (Addr, u64)>>,
+        places: BTreeMap<i32, Places>,
     },
 }
 
@@ -94,7 +93,7 @@ impl Content {
                 .filter(|_| process.stripped)
                 .map_or(process.pagemap, |known| known.pagemap)
         };
-        let mut regions = BTreeMap::new();
+        let mut places = BTreeMap::new();
         for (record, range) in processes.with_regions() {
             let pid = i32::try_from(record.pid).unwrap_or(0);
             let process = images.processes.iter().find(|process| process.pid == pid);
@@ -103,19 +102,14 @@ impl Content {
             if mappings_are_known && original(process) != record.pagemap {
                 return Err(other(&format!("process {pid} has other pages there")));
             }
-            let its = range.filter_map(|index| {
-                let placed = snapshot.regions().as_slice().get(index)?;
-                let len = placed.pages() * PAGE_BYTES;
-                let at = AddrRange::at(Addr(placed.region.start), len);
-                Some((at.start.0, (at.end, placed.page_range().start)))
-            });
-            regions.insert(pid, its.collect());
+            let regions = snapshot.regions().as_slice().get(range);
+            places.insert(pid, Places::of(regions.unwrap_or_default()));
         }
         Ok(Self::Packed {
             snapshot,
             cache: Arc::new(FrameCache::new(cache)),
-            shares: Arc::new(AtomicBool::new(regions.len() > 1)),
-            regions,
+            shares: Arc::new(AtomicBool::new(places.len() > 1)),
+            places,
         })
     }
 
@@ -141,23 +135,18 @@ impl Content {
                 let first = source.first_page(stored.file);
                 space.owe(run.at, PageNo(first + stored.page));
             }
-            Self::Packed { regions, .. } => {
-                let regions = regions.get(&process.pid);
+            Self::Packed { places, .. } => {
+                let places = places.get(&process.pid);
                 let mut rest = run.at;
                 while !rest.is_empty() {
-                    let region = regions
-                        .and_then(|regions| regions.range(..=rest.start.0).next_back())
-                        .filter(|(_, (end, _))| *end > rest.start);
-                    let Some((&start, &(end, first))) = region else {
+                    let found = places.and_then(|places| places.find(rest.start.0));
+                    let (page, pages) = found.ok_or_else(|| {
                         let why = "the snapshot does not have it: import the images again";
-                        return Err(missing(rest.start, why));
-                    };
-                    let part = AddrRange {
-                        end: rest.end.min(end),
-                        ..rest
-                    };
-                    let skipped = part.start.since(Addr(start)) / PAGE_BYTES;
-                    space.owe(part, PageNo(first + skipped));
+                        missing(rest.start, why)
+                    })?;
+                    let len = rest.len().min(pages.saturating_mul(PAGE_BYTES));
+                    let part = AddrRange::at(rest.start, len);
+                    space.owe(part, page);
                     rest.start = part.end;
                 }
             }

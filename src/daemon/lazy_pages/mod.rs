@@ -34,11 +34,10 @@ use super::readiness::ReadyDescriptor;
 use super::summary;
 use super::working_sets::{Wanted, WorkingSets};
 use crate::cli::lazy_pages::LazyPages;
-use crate::cli::restore::{OnFailureName, PrefillName, SetName, Touched};
+use crate::cli::restore::{PrefillName, SetName, Touched};
 use crate::failure::Failure;
-use crate::serve::{self, Guard, Observer, Orders, Outcome, Prefill, ServeError, Server, Workers};
-use crate::session::OnFailure;
-use crate::terminal::{printable, say};
+use crate::serve::{self, Guard, Observer, Orders, Prefill, ServeError, Server, Workers};
+use crate::terminal::printable;
 use crate::tool;
 
 /// Runs `uffd-restore lazy-pages`.
@@ -51,7 +50,7 @@ pub(super) fn run(args: &LazyPages) -> Result<ExitCode, Failure> {
     let mut inherited = Inherited::default();
     let status = args.status_fd;
     let status = status
-        .map(|number| ReadyDescriptor::take_status(&mut inherited, number))
+        .map(|number| ReadyDescriptor::take(&mut inherited, "--status-fd", number))
         .transpose()?;
     // Before there is any other thread.
     serve::hold_signals()
@@ -78,7 +77,7 @@ pub(super) fn run(args: &LazyPages) -> Result<ExitCode, Failure> {
     };
     let prepared = Prepared::new(args, &paths, &dump)?;
     if let Some(status) = status {
-        status.byte();
+        status.say(0);
     }
     if let Some(background) = background {
         background.ready();
@@ -181,14 +180,7 @@ impl Prepared {
         }
         let decoded = cache.map(|cache| cache.counts().decodes);
         let how = (args.quiet, args.json);
-        if let Err(failure) = summary::done_with(&name, &report, decoded, how) {
-            // The exit status is about the processes.
-            say(&format!("uffd-restore: {failure}"));
-        }
-        Ok(match report.outcome {
-            Outcome::Complete | Outcome::TargetEnded => ExitCode::SUCCESS,
-            Outcome::Failed => ExitCode::FAILURE,
-        })
+        Ok(summary::done(&name, &report, decoded, how))
     }
 }
 
@@ -225,10 +217,7 @@ fn options(args: &LazyPages) -> serve::Options {
         // Nobody stands still for us.
         head_start: Duration::ZERO,
         read_ahead: args.read_ahead.as_u64() / PAGE_BYTES,
-        on_failure: match args.on_failure {
-            OnFailureName::Poison => OnFailure::Poison,
-            OnFailureName::Kill => OnFailure::Kill,
-        },
+        on_failure: args.on_failure.into(),
         finish_within: args.finish_within,
         // The kernel does not say which thread it is that faults: criu does not ask for that.
         follow: false,

@@ -2,12 +2,12 @@
 
 use super::folder::Folder;
 use super::refused;
+use crate::criu::Places;
 use crate::criu::manifest::{Manifest, StrippedProcess};
 use crate::failure::Failure;
 use crate::tool::open;
-use snapshot_format::{PAGE_BYTES, PageNo, Snapshot};
+use snapshot_format::Snapshot;
 use std::fs::File;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,10 +17,6 @@ pub(in crate::tool) struct Belonging {
     pub(in crate::tool) snapshot: Arc<Snapshot<File>>,
     pub(in crate::tool) path: PathBuf,
 }
-
-/// Where the memory of a process is in a snapshot: addresses and the number of the first page, ascending.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(in crate::tool) struct Places(Vec<(Range<u64>, u64)>);
 
 impl Belonging {
     /// Open the snapshot that the manifest of a directory names, and no other.
@@ -78,17 +74,7 @@ impl Belonging {
             .filter(|(record, _)| Some(record.pid) == pid && record.pagemap == process.pagemap);
         let (_, regions) = found.next().ok_or_else(|| self.strange())?;
         let regions = self.snapshot.regions().as_slice().get(regions);
-        let place = |region: &snapshot_format::PlacedRegion| {
-            let start = region.region.start;
-            (start..start + region.region.len, region.first_page.0)
-        };
-        let mut places: Vec<_> = regions
-            .ok_or_else(|| self.strange())?
-            .iter()
-            .map(place)
-            .collect();
-        places.sort_unstable_by_key(|(addresses, _)| addresses.start);
-        Ok(Places(places))
+        regions.map(Places::of).ok_or_else(|| self.strange())
     }
 
     fn strange(&self) -> Failure {
@@ -96,18 +82,5 @@ impl Belonging {
             &self.path,
             "it is not a snapshot of these images: give the one that `import-criu` wrote of them",
         )
-    }
-}
-
-impl Places {
-    /// The page at an address, and how many pages from it on follow it in the snapshot.
-    pub(in crate::tool) fn find(&self, address: u64) -> Option<(PageNo, u64)> {
-        let behind = self
-            .0
-            .partition_point(|(addresses, _)| addresses.start <= address);
-        let (addresses, first) = self.0.get(behind.checked_sub(1)?)?;
-        let into = (address - addresses.start) / PAGE_BYTES;
-        let left = addresses.end.saturating_sub(address) / PAGE_BYTES;
-        (left > 0).then_some((PageNo(first + into), left))
     }
 }

@@ -2,6 +2,7 @@
 
 use super::refused;
 use crate::criu::manifest::Manifest;
+use crate::criu::sum;
 use crate::failure::Failure;
 use crate::output;
 use nix::fcntl::{Flock, FlockArg};
@@ -10,7 +11,6 @@ use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
-use twox_hash::XxHash3_64;
 
 /// What is being made in our own folder is called like this.
 const NEXT: &str = "next";
@@ -90,7 +90,7 @@ impl Folder {
             .map_err(Failure::io("write", target))?;
         fs::rename(&next, target).map_err(Failure::io("create", target))?;
         self.sync()?;
-        sync_folder(&Manifest::folder(&self.path))
+        output::sync_folder(&Manifest::folder(&self.path))
     }
 
     /// Make the pagemap that is to take the place of a process's: whatever needs room on the disk comes before anything is replaced.
@@ -197,14 +197,4 @@ pub(in crate::tool) fn number_of(name: &str, prefix: &str) -> Option<u32> {
         return None;
     }
     number.file_stem()?.to_str()?.parse().ok()
-}
-
-pub(in crate::tool) fn sum(bytes: &[u8]) -> u64 {
-    XxHash3_64::oneshot(bytes)
-}
-
-fn sync_folder(path: &Path) -> Result<(), Failure> {
-    File::open(path)
-        .and_then(|folder| folder.sync_all())
-        .map_err(Failure::io("sync", path))
 }

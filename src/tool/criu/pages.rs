@@ -1,7 +1,8 @@
 //! What a pages-N.img is made of: pages that are in the snapshot, and those that are left in the directory.
 
-use super::belonging::{Belonging, Places};
+use super::belonging::Belonging;
 use super::refused;
+use crate::criu::Places;
 use crate::criu::pagemap::{Flags, Pagemap};
 use crate::failure::Failure;
 use snapshot_format::bulk::{self, Piece};

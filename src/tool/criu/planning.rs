@@ -1,11 +1,12 @@
 //! What would be taken out of a directory of images.
 
-use super::folder::{Folder, number_of, regular, sum};
+use super::folder::{Folder, number_of, regular};
 use super::refused;
 use super::stripping::{pagemap_of, read};
 use crate::criu::Images;
 use crate::criu::manifest::{Manifest, StrippedProcess};
 use crate::criu::pagemap::Flags;
+use crate::criu::sum;
 use crate::failure::Failure;
 use snapshot_format::PAGE_BYTES;
 use std::collections::HashMap;

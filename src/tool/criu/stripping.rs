@@ -1,12 +1,13 @@
 //! Taking the lazy pages out of a directory of images.
 
 use super::belonging::Belonging;
-use super::folder::{Folder, regular, sum};
+use super::folder::{Folder, regular};
 use super::pages::{Part, Reader, parts};
 use super::refused;
 use super::signals::HeldSignals;
 use crate::criu::manifest::{Manifest, StrippedProcess};
 use crate::criu::pagemap::{Flags, Pagemap};
+use crate::criu::sum;
 use crate::failure::Failure;
 use crate::progress::Progress;
 use snapshot_format::{PAGE_BYTES, PAGE_SIZE};

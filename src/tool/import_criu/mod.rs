@@ -11,7 +11,7 @@ use super::criu::signals::HeldSignals;
 use super::criu::stripping::{self, Stripped, Stripping};
 use super::criu::{planning, refused};
 use super::writing::{Output, ReadAhead, Written};
-use super::{pages_size, size, threads};
+use super::{counted, pages_size, size, threads};
 use crate::cli::criu::ImportCriu;
 use crate::cli::snapshot::Writing;
 use crate::criu::Images;
@@ -296,10 +296,7 @@ fn report(
     let sentence = format!(
         "{}: {} with {}{shared}, in a file of {}{}",
         args.output.display(),
-        match processes {
-            1 => "1 process".into(),
-            more => format!("{more} processes"),
-        },
+        counted(processes as u64, "process"),
         pages_size(summary.pages),
         size(summary.file_len),
         stripped.map_or_else(String::new, |stripped| outcome(&args.folder, stripped)),
