@@ -140,6 +140,10 @@ impl<I: Installer> Session<I> {
         let Some(member) = self.members.get_mut(&id) else {
             return;
         };
+        let Some(unmapped) = member.ask_what_is_there() else {
+            return;
+        };
+        self.counts.removed += unmapped / PAGE_BYTES;
         if member.may_be_behind() {
             // As far as it knows. Its children may be behind in the same things.
             member.space.own_is_told();

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use snapshot_format::PAGE_BYTES;
+
 use super::ahead::Streams;
 use super::waiting::Waiting;
 use super::{Installer, SpaceId};
@@ -146,7 +148,28 @@ impl<I: Installer> Member<I> {
     pub(super) fn page_bytes(&self, address: Addr) -> u64 {
         self.space
             .kind_at(address)
-            .map_or(snapshot_format::PAGE_BYTES, |kind| kind.page_bytes)
+            .map_or(PAGE_BYTES, |kind| kind.page_bytes)
+    }
+
+    /// Finds out what is left of memory that may have been unmapped. Returns how many bytes had been owed to what is not there, or
+    /// `None` when the kernel does not say now.
+    pub(super) fn ask_what_is_there(&mut self) -> Option<u64> {
+        let mut unmapped = 0;
+        while let Some((part, kind)) = self.space.perhaps_unmapped() {
+            let stop = self.installer.probe(part.start, kind.page_bytes);
+            let there = match stop {
+                Some(Stop::Changing) => return None,
+                // It may just have begun to move, and nobody told. Then the kernel refuses now.
+                Some(Stop::Unmapped)
+                    if self.installer.probe(Addr::NOWHERE, PAGE_BYTES) == Some(Stop::Changing) =>
+                {
+                    return None;
+                }
+                stop => stop != Some(Stop::Unmapped),
+            };
+            unmapped += self.space.is_there(part, there);
+        }
+        Some(unmapped)
     }
 
     /// True when all is known that happened before this child was forked. Until then no page can be answered: it may have

@@ -9,6 +9,7 @@
 //! remembers what happened (`moves.rs`), and puts what is told late where it belongs (`order.rs`), until the kernel says
 //! that everything has been told ([`AddressSpace::quiescent`]).
 
+mod doubts;
 mod extents;
 mod moves;
 mod order;
@@ -20,7 +21,7 @@ pub use steps::Remap;
 
 use snapshot_format::{PAGE_BYTES, PageNo};
 
-use self::moves::Moves;
+use self::moves::{Moves, There};
 use self::steps::What;
 use crate::addr::{Addr, AddrRange};
 
@@ -112,6 +113,8 @@ pub struct AddressSpace {
     /// Bytes of `owed` that are poisoned.
     poisoned: u64,
     moves: Moves,
+    /// What came by moves to where memory has been unmapped, most likely before.
+    perhaps_unmapped: Extents<There>,
 }
 
 impl AddressSpace {
@@ -255,22 +258,6 @@ impl AddressSpace {
         shown.into_iter().map(|range| self.settle(range)).sum()
     }
 
-    /// A range was unmapped (UNMAP). Returns how many bytes had been owed.
-    pub fn unmap(&mut self, range: AddrRange) -> u64 {
-        if self.moves.awaits_tail(range) {
-            return self.happened(What::Tail(range));
-        }
-        let late = self.moves.excuse(range);
-        let mut settled = 0;
-        for part in moves::without(range, &late) {
-            settled += self.happened(What::Unmap {
-                range: part,
-                may_be_move: late.is_empty(),
-            });
-        }
-        settled
-    }
-
     /// The child that was forked at this point of the messages, or before. What its parent has yet to tell of may have taken
     /// place in it too: see [`AddressSpace::half_told`]. `is_there` says whether memory is registered at an address of it.
     #[must_use]
@@ -297,12 +284,6 @@ impl AddressSpace {
         }
     }
 
-    /// True when it makes a difference whether everything has been told: nothing must be installed before that is known.
-    #[must_use]
-    pub fn is_in_doubt(&self) -> bool {
-        self.moves.overtaken_onto().is_some()
-    }
-
     /// The kernel says that no call is under way that has not told everything.
     pub fn quiescent(&mut self) {
         self.settle_doubts();
@@ -310,6 +291,7 @@ impl AddressSpace {
             self.registered.set(range, kind);
         }
         self.moves.clear();
+        self.perhaps_unmapped = Extents::default();
     }
 
     /// The same, of a child, whose parent may yet tell of what happened before the fork.

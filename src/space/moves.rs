@@ -58,6 +58,16 @@ pub(super) struct Overtaken {
     pub(super) unmapped: usize,
 }
 
+/// Makes [`super::Extents`] a set of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct There;
+
+impl Cut for There {
+    fn cut(self, _: u64) -> Self {
+        self
+    }
+}
+
 /// What happened since it was last known that nothing is half told, in the order in which it took effect.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Moves {
@@ -75,32 +85,42 @@ impl Moves {
         without_tail(&self.steps[own..]).any(|(remap, _)| remap.source() == range)
     }
 
-    /// The parts of an unmapped range that had been left before what is there now came.
-    pub(super) fn excuse(&mut self, range: AddrRange) -> Vec<AddrRange> {
-        let mut late = Vec::new();
-        for step in self.own_steps() {
-            let What::Move {
-                onto: None,
-                excused,
-                ..
-            } = &mut step.what
-            else {
-                continue;
-            };
-            for (part, _) in &step.registered {
-                let part = part.common(range);
-                if !part.is_empty() && !excused.iter().any(|other| other.overlaps(part)) {
-                    excused.push(part);
-                    late.push(part);
-                }
-            }
+    /// Moves that were made with a shorter length, and may have cut off what is told to be unmapped only now, when something else has
+    /// come there.
+    pub(super) fn may_have_cut_off_before(&self, range: AddrRange) -> Vec<usize> {
+        let own = self.own.min(self.steps.len());
+        let cut_off = |remap: &Remap| {
+            remap.source().end == range.start && !remap.destination().overlaps(range)
+        };
+        if !without_tail(&self.steps[own..]).any(|(remap, _)| cut_off(&remap)) {
+            return Vec::new();
         }
-        late
+        let comes = |step: &Step| match &step.what {
+            What::Move { remap, .. } => remap.destination().overlaps(range),
+            What::Alias { place, .. } => place.overlaps(range),
+            _ => false,
+        };
+        let may = |index: &usize| {
+            let cut =
+                matches!(&self.steps[*index].what, What::Move { remap, .. } if cut_off(remap));
+            cut && self.steps[*index..].iter().any(comes)
+        };
+        (own..self.steps.len()).filter(may).collect()
     }
 
-    fn own_steps(&mut self) -> impl Iterator<Item = &mut Step> {
+    /// The parts of an unmapped range to which something came when they were not told to be free.
+    pub(super) fn came_too_early(&self, range: AddrRange) -> impl Iterator<Item = AddrRange> + '_ {
         let own = self.own.min(self.steps.len());
-        self.steps[own..].iter_mut()
+        self.steps[own..].iter().filter_map(move |step| {
+            let What::Move { remap, onto: None } = &step.what else {
+                return None;
+            };
+            let mut in_its_way = step.registered.iter();
+            let place = remap.destination().common(range);
+            in_its_way
+                .any(|(part, _)| part.overlaps(place))
+                .then_some(place)
+        })
     }
 
     /// Steps that may have been the first word of this move, and how odd that would be of them: an UNMAP of its destination,
@@ -347,13 +367,6 @@ fn without_tail(steps: &[Step]) -> impl Iterator<Item = (Remap, Option<AddrRange
 
 /// The parts of `whole` outside `holes`.
 pub(super) fn without(whole: AddrRange, holes: &[AddrRange]) -> Vec<AddrRange> {
-    #[derive(Clone, Copy, PartialEq)]
-    struct There;
-    impl Cut for There {
-        fn cut(self, _: u64) -> Self {
-            self
-        }
-    }
     let mut rest = super::Extents::default();
     rest.set(whole, There);
     for &hole in holes {

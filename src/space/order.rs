@@ -65,6 +65,9 @@ impl AddressSpace {
     /// nothing.
     pub fn remap(&mut self, remap: Remap) -> (u64, Option<Order>) {
         let before = self.owes();
+        // What moves is there.
+        self.perhaps_unmapped.remove(remap.source());
+        self.perhaps_unmapped.remove(remap.destination());
         let announced = self.moves.announcements(&remap);
         if announced.is_empty() {
             // Nearly always this is all there is to it.
@@ -390,9 +393,5 @@ fn a_move(remap: Remap, onto: Option<AddrRange>) -> What {
             onto,
         };
     }
-    What::Move {
-        remap,
-        onto,
-        excused: Vec::new(),
-    }
+    What::Move { remap, onto }
 }

@@ -274,3 +274,61 @@ fn a_move_overtaken_by_one_to_where_it_left() {
     assert_eq!(at(&space, X), Found::Owed(PageNo(200)));
     assert_eq!(at(&space, w), Found::Owed(PageNo(100)));
 }
+
+/// X has grown in silence, to twice its length, and moves to Y as it was before. Z moves to where its second half was. What is told last
+/// of X is its second half, or somebody has unmapped what came from Z.
+fn what_grew_is_cut_off_when_something_has_come_there() -> AddressSpace {
+    let mut space = space();
+    space.remap(remap(X, Y));
+    space.remap(remap(Z, X + LEN));
+    space.unmap(range(Z));
+    space.unmap(range(X + LEN));
+    space.unmap(range(X));
+    assert!(space.is_in_doubt());
+    let doubtful = space.perhaps_unmapped();
+    assert_eq!(doubtful, Some((range(X + LEN), Kind::PRIVATE)));
+    space
+}
+
+#[test]
+fn what_has_come_to_where_memory_grew_is_still_there() {
+    let mut space = what_grew_is_cut_off_when_something_has_come_there();
+    assert_eq!(space.is_there(range(X + LEN), true), 0);
+    space.quiescent();
+    assert!(!space.is_in_doubt());
+    assert_eq!(at(&space, X + LEN), Found::Owed(PageNo(100)));
+    assert_eq!(at(&space, Y), Found::Owed(PageNo(0)));
+}
+
+#[test]
+fn what_has_come_beside_memory_that_moves_may_be_unmapped_at_once() {
+    let mut space = what_grew_is_cut_off_when_something_has_come_there();
+    assert_eq!(space.is_there(range(X + LEN), false), LEN);
+    space.quiescent();
+    assert_eq!(at(&space, X + LEN), Found::Nothing);
+    assert_eq!(at(&space, Y), Found::Owed(PageNo(0)));
+}
+
+#[test]
+fn what_moves_on_was_there() {
+    let mut space = what_grew_is_cut_off_when_something_has_come_there();
+    space.remap(remap(X + LEN, Z));
+    assert!(!space.is_in_doubt());
+    assert_eq!(at(&space, Z), Found::Owed(PageNo(100)));
+}
+
+#[test]
+fn what_has_moved_on_was_not_cut_off() {
+    let mut space = space();
+    // Beside X. It moves to Y while X moves elsewhere; Z comes there and is unmapped again.
+    space.register(range(X + LEN), Kind::PRIVATE);
+    space.owe(range(X + LEN), PageNo(50));
+    space.remap(remap(X, 0x90_0000));
+    space.remap(remap(X + LEN, Y));
+    space.unmap(range(X + LEN));
+    space.remap(remap(Z, X + LEN));
+    space.unmap(range(Z));
+    space.unmap(range(X + LEN));
+    assert_eq!(at(&space, Y), Found::Owed(PageNo(50)));
+    assert_eq!(at(&space, X + LEN), Found::Nothing);
+}

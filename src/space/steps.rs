@@ -115,8 +115,6 @@ pub(super) enum What {
         remap: Remap,
         /// What was unmapped to make room, where that was told.
         onto: Option<AddrRange>,
-        /// What was in its way although nobody had told that it was unmapped, and then somebody did.
-        excused: Vec<AddrRange>,
     },
     /// A shared mapping got a second place. It is taken to be as long as what is known at the first, as far as there is
     /// room: what is assumed beyond the true end is found to be unmapped when it is to be installed.

@@ -16,6 +16,8 @@ pub(crate) enum Case {
     ChangingAfterRead,
     RemoveAgainstCopy,
     LateUnmap,
+    /// What a move has cut off is told when something else has come there.
+    LateCut,
     Inversion,
     /// The first event of a call came after that of a later one.
     Overtaken,
@@ -49,7 +51,7 @@ pub(crate) enum Case {
 }
 
 /// All of them.
-pub(crate) const ALL: [Case; 39] = [
+pub(crate) const ALL: [Case; 40] = [
     Case::Fault,
     Case::DuplicateFault,
     Case::Present,
@@ -60,6 +62,7 @@ pub(crate) const ALL: [Case; 39] = [
     Case::ChangingAfterRead,
     Case::RemoveAgainstCopy,
     Case::LateUnmap,
+    Case::LateCut,
     Case::Inversion,
     Case::Overtaken,
     Case::FixedMove,

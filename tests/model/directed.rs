@@ -20,12 +20,19 @@ const Y: AddrRange = AddrRange::new(0x20_0000, 0x20_1000);
 struct Script {
     messages: VecDeque<Message>,
     stop: Option<Stop>,
+    /// Nothing is mapped here.
+    hole: Option<AddrRange>,
     installed: Vec<Addr>,
 }
 
 impl Script {
+    fn stop_at(&self, at: Addr) -> Option<Stop> {
+        let in_hole = self.hole.is_some_and(|hole| hole.contains(at));
+        self.stop.or(in_hole.then_some(Stop::Unmapped))
+    }
+
     fn fill(&mut self, range: AddrRange) -> Outcome {
-        if let Some(stop) = self.stop {
+        if let Some(stop) = self.stop_at(range.start) {
             return Outcome::stopped(stop);
         }
         self.installed.push(range.start);
@@ -48,8 +55,8 @@ impl Installer for Script {
         self.fill(range)
     }
     fn wake(&mut self, _: AddrRange) {}
-    fn probe(&mut self, _: Addr, _: u64) -> Option<Stop> {
-        self.stop
+    fn probe(&mut self, at: Addr, _: u64) -> Option<Stop> {
+        self.stop_at(at)
     }
     fn of_child(&mut self, _: RawFd) -> Self {
         Self::default()
@@ -276,4 +283,48 @@ fn a_child_does_not_get_zeros_before_its_parent_has_told_everything() {
     session.turn(id, &mut Nothing, now);
     assert_eq!(session.turn(child, &mut Nothing, now), Turn::Idle);
     assert_eq!(script(&mut session, child).installed, [unknown]);
+}
+
+/// X, which has grown in silence, moves away as it was; what has come to where it grew may be there, or have been unmapped since. The
+/// kernel knows.
+#[test]
+fn the_kernel_is_asked_what_is_still_there() {
+    const Z: AddrRange = AddrRange::new(0x30_0000, 0x30_1000);
+    let beside = AddrRange::at(X.end, Z.len());
+    for hole in [None, Some(beside)] {
+        let mut space = AddressSpace::new();
+        for (range, page) in [(X, 7), (Z, 9)] {
+            space.register(range, Kind::PRIVATE);
+            space.owe(range, PageNo(page));
+        }
+        let mut session = Session::new(OnFailure::Poison);
+        let id = session.add(Script::default(), space);
+        let now = Instant::now();
+        let unmap = |range| Message::Event(Event::Unmap(range));
+        let kernel = script(&mut session, id);
+        kernel.stop = Some(Stop::Changing);
+        kernel.hole = hole;
+        kernel.messages.extend([
+            told_remap(X, Y),
+            told_remap(Z, beside),
+            unmap(beside),
+            unmap(X),
+            unmap(Z),
+        ]);
+        session.turn(id, &mut Nothing, now);
+        script(&mut session, id).stop = None;
+        let mut supplier = Everything(Block::default());
+        for place in [beside, Y] {
+            let kernel = script(&mut session, id);
+            kernel.messages.push_back(fault_at(place.start));
+            while session.turn(id, &mut supplier, now) == Turn::Soon {}
+        }
+        let installed = &script(&mut session, id).installed;
+        match hole {
+            None => assert_eq!(*installed, [beside.start, Y.start]),
+            Some(_) => assert_eq!(*installed, [Y.start]),
+        }
+        assert_eq!(session.owes(), 0);
+        assert!(session.is_finished(id));
+    }
 }

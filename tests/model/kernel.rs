@@ -175,6 +175,12 @@ impl World {
                     self.count(Case::LateUnmap);
                 }
             }
+            Told::Cut { range, .. } => {
+                let slots = slots_of(*range).expect("whole slots");
+                if self.any_registered(mm, &slots) {
+                    self.count(Case::LateCut);
+                }
+            }
             Told::Remap { from, number, .. } => {
                 let overtaken = self.threads.iter().any(|thread| match &thread.state {
                     State::Telling { events, .. } if thread.mm == mm => {

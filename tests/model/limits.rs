@@ -100,10 +100,7 @@ impl World {
             self.exclude("two moves to one place");
         }
         let (place, announced) = (range(to), self.any_registered(mm, to));
-        let cut = |event: &Told| {
-            matches!(event, Told::Cut { range, unknown }
-                if range.overlaps(place) && (announced || alias || *unknown))
-        };
+        let cut = |event: &Told| matches!(event, Told::Cut { range, .. } if range.overlaps(place) && (announced || alias));
         if self.any_untold(mm, cut) {
             self.exclude("a move to where another one has cut something off");
         }

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use crate::coverage::Case;
-use crate::memory::{AREA, AREA_LEN, SMALL, Slot, Slots, alike, is_huge, range};
-use crate::world::{Then, Told, World};
+use crate::memory::{AREA, AREA_LEN, SMALL, Slot, Slots, alike, is_huge, range, slot_at};
+use crate::world::{State, Then, Told, World};
 
 /// A move that can be made.
 struct Plan {
@@ -92,15 +92,20 @@ impl World {
     fn move_away(&mut self, index: usize, source: Slots, keep: bool) {
         let mm = self.threads[index].mm;
         let len = source.len();
-        // One page more or one less, now and then.
+        // More pages or fewer, now and then, and most often those that are new are given up again.
+        let new = self.mms[mm].slots[source.clone()]
+            .iter()
+            .filter(|slot| slot.unknown)
+            .count();
         let new_len = match self.rng.below(8) {
+            0..4 if !keep && new > 0 && new < len => len - new,
             0 if !keep
                 && !is_huge(source.start)
                 && !self.mms[mm].slots[source.start].is_shared() =>
             {
-                len + 1
+                len + self.rng.within(1..AREA_LEN)
             }
-            1 if !keep && len > 1 => len - 1,
+            1 if !keep && len > 1 => self.rng.within(1..len),
             _ => len,
         };
         let Some(to) = self.some_place(mm, &source, new_len) else {
@@ -129,6 +134,12 @@ impl World {
                 0
             }
         };
+        // The kernel likes places that somebody has just left.
+        let left = self.just_cut_off(mm).filter(|_| !is_huge(source.start));
+        let start = match left {
+            Some(slot) if self.rng.one_in(2) => slot.saturating_sub(self.rng.below(AREA_LEN)),
+            _ => start,
+        };
         let to = start..start + len;
         let fits = to.end <= room.end && (to.end <= source.start || source.end <= to.start);
         // Half of the moves let the kernel choose, and it chooses room that is free.
@@ -138,6 +149,20 @@ impl World {
             .iter()
             .all(|slot| slot.mapping.is_none());
         (fits && (free || self.rng.one_in(2))).then_some(to)
+    }
+
+    /// Where a move has cut something off and not told of it yet.
+    fn just_cut_off(&self, mm: usize) -> Option<usize> {
+        let threads = self.threads.iter().filter(|thread| thread.mm == mm);
+        threads
+            .filter_map(|thread| match &thread.state {
+                State::Telling { events, .. } => events.iter().find_map(|told| match told {
+                    Told::Cut { range, .. } => slot_at(range.start),
+                    _ => None,
+                }),
+                _ => None,
+            })
+            .next()
     }
 
     fn carry_out(&mut self, index: usize, plan: Plan) {

@@ -1,17 +1,23 @@
-//! mremap(X to Y) against mremap(Z onto X), by two threads, and which of them came first is known by the layout alone.
+//! mremap(2) against mremap(2), by several threads.
 
 use std::sync::Barrier;
 
-use crate::memory::{Memory, PAGE, check, is_mapped, move_to};
+use crate::memory::{Content, Memory, PAGE, check, is_mapped, move_to, remap};
 use crate::moves::arena;
 use crate::scene::{Captured, be_rolled_back};
 use crate::support::{Role, end, say};
 
-pub(crate) const ROLES: &[(&str, Role)] = &[("racers", racers)];
+pub(crate) const ROLES: &[(&str, Role)] = &[("racers", racers), ("crossers", crossers)];
 
 const ROUNDS: usize = 600;
 const LEN: usize = 4;
 
+/// Threads of the second race, and what each of them moves about.
+const CROSSERS: usize = 4;
+const PIECES: usize = 200;
+const PIECE: usize = 8;
+
+/// mremap(X to Y) against mremap(Z onto X), and which of them came first is known by the layout alone.
 fn racers(_: &[&str]) {
     let memory = Memory::in_arena(0, ROUNDS * 2 * LEN);
     be_rolled_back(&[memory]);
@@ -69,4 +75,62 @@ fn two_threads_move_memory_through_the_same_place() {
     eprintln!("X moved away first in {x_first} of {ROUNDS} rounds");
     assert_eq!(done.events("remap"), 2 * ROUNDS as u64, "{done:?}");
     assert!(done.pages("demand") > ROUNDS as u64, "{done:?}");
+}
+
+/// Each piece goes where the kernel wants, longer than before, and back to where it was, shorter than it was there: the rest of it ends with the
+/// call that moves it. The kernel wants it where another thread has just left, whose call may not have told of its rest yet.
+fn crossers(_: &[&str]) {
+    let areas: Vec<Memory> = (0..CROSSERS)
+        .map(|area| Memory::in_arena(area, (PIECES + 1) * PIECE))
+        .collect();
+    be_rolled_back(&areas);
+    std::thread::scope(|scope| {
+        for memory in &areas {
+            scope.spawn(|| (0..PIECES).for_each(|piece| there_and_back(memory, piece * PIECE)));
+        }
+    });
+    for memory in &areas {
+        for page in 0..memory.pages {
+            if page % PIECE < kept(page / PIECE) {
+                memory.check(page);
+            }
+        }
+    }
+    say("right");
+    end();
+}
+
+/// How much of a piece comes back.
+fn kept(piece: usize) -> usize {
+    if piece.is_multiple_of(2) {
+        PIECE
+    } else {
+        PIECE / 2
+    }
+}
+
+fn there_and_back(memory: &Memory, first: usize) {
+    let (home, kept) = (memory.at(first), kept(first / PIECE));
+    let unmapped = PIECE - kept;
+    if unmapped > 0 {
+        crate::memory::unmap(memory.at(first + kept), unmapped);
+    }
+    let away = remap(home, kept, 4 * PIECE, libc::MREMAP_MAYMOVE, 0).expect("mremap");
+    assert_ne!(away, home, "it has room where it is");
+    for page in [first % kept, kept - 1] {
+        check(away + page * PAGE, memory.captured(first + page));
+    }
+    check(away + (kept + 1) * PAGE, Content::Zero);
+    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    remap(away, 4 * PIECE, kept, flags, home).expect("mremap");
+    check(home + PAGE, memory.captured(first + 1));
+}
+
+#[test]
+fn threads_move_memory_to_where_that_of_others_has_just_been() {
+    let scene = Captured::new("crossers", "").restore(&[]);
+    let done = scene.finish();
+    let moves = (2 * CROSSERS * PIECES) as u64;
+    assert_eq!(done.events("remap"), moves, "{done:?}");
+    assert!(done.pages("demand") > moves, "{done:?}");
 }
