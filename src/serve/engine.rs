@@ -6,7 +6,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::sched::sched_yield;
 use snapshot_format::working_set::WorkingSet;
 
 use super::arriving::Expected;
@@ -15,6 +14,7 @@ use super::placement::Placement;
 use super::poller::{Poller, Ready};
 use super::pool::{Done, Work};
 use super::roots::Roots;
+use super::stalling::Stalling;
 use super::supply::Supply;
 use super::{
     Handover, Observer, Options, Outcome, Prefill, Recording, Report, Server, SoFar, Target,
@@ -43,8 +43,7 @@ pub(super) struct Engine {
     pub(super) filling: Filling,
     /// Address spaces that need another turn although they have said nothing.
     pub(super) soon: BTreeSet<SpaceId>,
-    /// Turns in a row that brought nothing forward.
-    stalls: u32,
+    pub(super) stalling: Stalling,
     looked_around: Instant,
     /// A signal asked us to end.
     pub(super) asked_to_end: bool,
@@ -102,7 +101,7 @@ impl Engine {
             options,
             filling: Filling::new(options.prefill_rate, options.prefill_urgent),
             soon: BTreeSet::new(),
-            stalls: 0,
+            stalling: Stalling::default(),
             looked_around: Instant::now(),
             asked_to_end: false,
             deadline: None,
@@ -169,17 +168,10 @@ impl Engine {
             }
             now = Instant::now();
             let spaces = std::mem::take(&mut self.soon);
-            let mut busy = false;
             for ready in ready.drain(..) {
                 match ready {
-                    Ready::Space(id) => {
-                        busy = true;
-                        self.turn(id, now);
-                    }
-                    Ready::Pool => {
-                        busy = true;
-                        self.take_from_pool(now);
-                    }
+                    Ready::Space(id) => self.turn(id, now),
+                    Ready::Pool => self.take_from_pool(now),
                     Ready::TargetEnded => self.target_ended(),
                     Ready::Signal => self.signalled(now),
                     Ready::Arrival => self.take_arrivals(now),
@@ -188,9 +180,10 @@ impl Engine {
             for id in spaces {
                 self.turn(id, now);
             }
-            busy |= self.replay(now);
+            self.deliver_again(now);
+            self.replay(now);
             self.fetch_for_readers(now);
-            busy |= self.install_ahead(now);
+            self.install_ahead(now);
             self.fetch_ahead(now);
             let more_to_do = self.asked_to_end
                 || self.supply.replay.is_some()
@@ -198,31 +191,8 @@ impl Engine {
             placement.answered(self.session.faulter(), more_to_do, &self.roots, now);
             self.look_around(now);
             self.check_deadline(now);
-            self.stalls = if busy {
-                0
-            } else {
-                self.stalls.saturating_add(1)
-            };
+            self.note_stall();
         }
-    }
-
-    /// How long to wait for the next thing to happen, at most.
-    fn patience(&mut self, now: Instant) -> Option<Duration> {
-        if self.soon.is_empty() {
-            if self.has_to_replay() {
-                return Some(Duration::ZERO);
-            }
-            return self.filling.patience(now, self.asked_to_end);
-        }
-        // A thread that was told of something has to run before the kernel lets us go on: it needs the processor.
-        match self.stalls {
-            0..=50 => {
-                // It cannot fail on Linux.
-                let _ = sched_yield();
-            }
-            stalls => std::thread::sleep(Duration::from_micros(u64::from(stalls).min(1000))),
-        }
-        Some(Duration::ZERO)
     }
 
     /// A turn of one address space, and of those that it forks.
@@ -247,11 +217,7 @@ impl Engine {
         }) = self.supply.pool.take()
         {
             match work {
-                Work::Demand(request) => {
-                    let turn = self.session.deliver(&request, &block, now);
-                    self.supply.pool.give_back(block);
-                    self.after_delivery(&request, turn);
-                }
+                Work::Demand(request) => self.deliver(request, block, now),
                 Work::Fill(request) => self.filling.fetched(request, block),
                 Work::Frame { plan, .. } => self.frame_came(plan, block, failed, now),
             }

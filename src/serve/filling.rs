@@ -119,12 +119,12 @@ impl Filling {
 }
 
 impl Engine {
-    /// Installs one block that was fetched ahead. True if there was one.
-    pub(super) fn install_ahead(&mut self, now: Instant) -> bool {
+    /// Installs one block that was fetched ahead, if there is one.
+    pub(super) fn install_ahead(&mut self, now: Instant) {
         let faults = self.session.counts().faults;
         self.filling.pace.note_faults(faults, now);
         let Some((request, block)) = self.filling.next(now, self.asked_to_end) else {
-            return false;
+            return;
         };
         if request.purpose == Purpose::Prefill {
             self.filling.pace.took(block.bytes.len() as u64, now);
@@ -156,7 +156,6 @@ impl Engine {
             // Behind what there is for others.
             self.filling.fetched(request, block);
         }
-        done
     }
 
     /// What a block brought about is dealt with in a turn.

@@ -12,6 +12,7 @@
 //! | `replay.rs`  | pages that were touched last time: what is decoded, and what has come    |
 //! | `replaying.rs` | installing them                                                        |
 //! | `recording.rs` | which pages are touched this time                                      |
+//! | `stalling.rs` | while the kernel refuses: what is kept, and how long the loop waits      |
 //! | `pace.rs`    | how fast those may be installed; pure                                    |
 //! | `pool.rs`    | threads that read and decode                                             |
 //! | `supply.rs`  | whether a fault's content is decoded by the loop or by the pool           |
@@ -41,6 +42,7 @@ mod replaying;
 mod report;
 mod roots;
 mod server;
+mod stalling;
 mod supply;
 mod target;
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
 use nix::sys::signal::{SigSet, Signal};
@@ -205,6 +206,13 @@ impl Poller {
                 }),
         );
         Ok(())
+    }
+
+    /// Waits until [`Poller::wait`] has something, or a time that is too short for it has passed.
+    pub(super) fn pause(&self, most: Duration) {
+        let mut asked = [PollFd::new(self.epoll.0.as_fd(), PollFlags::POLLIN)];
+        // Interrupted, it is as if the time had passed.
+        let _ = ppoll(&mut asked, Some(TimeSpec::from_duration(most)), None);
     }
 
     /// The signals that have come.

@@ -137,6 +137,10 @@ impl Engine {
             match self.supply.replay.as_ref().and_then(Replay::newest) {
                 Some(block) => {
                     let turn = self.session.deliver(&request, block, now);
+                    // The frame is at hand.
+                    if turn == Turn::Later {
+                        self.session.ask_again(&request);
+                    }
                     self.after_delivery(&request, turn);
                 }
                 None => self.ask_again(&request),

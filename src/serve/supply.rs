@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::pool::{self, Pool, Work};
 use super::replay::Replay;
-use crate::session::{Block, Request, Supplier};
+use crate::session::{Block, Request, Supplier, What};
 use crate::source::{PageReader, PageSource};
 
 /// Pages of a frame that are decoded at once rather than by another thread: waking it costs as much as 64 KiB of decoding.
@@ -53,6 +53,9 @@ impl Supplier for Supply {
         {
             return found;
         }
+        if has(&self.block, request) {
+            return Some(&self.block);
+        }
         let pages = self.granularity.max(request.needed);
         let elsewhere = if request.crowded && pages <= INLINE_PAGES {
             pages > INLINE_IN_A_CROWD || self.elsewhere > 0
@@ -69,5 +72,85 @@ impl Supplier for Supply {
             self.elsewhere = ELSEWHERE;
         }
         Some(&self.block)
+    }
+}
+
+/// True if what is wanted was decoded last: the kernel has refused it, and it is not to be decoded again for each try.
+fn has(block: &Block, request: &Request) -> bool {
+    block.piece_of(request.page).is_some_and(|piece| {
+        let good = !matches!(piece.what, What::Bad(_));
+        good && request.page.0 + request.needed <= piece.pages.end
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use snapshot_format::{PAGE_SIZE, PageNo};
+
+    use super::super::pool::Workers;
+    use super::*;
+    use crate::addr::Addr;
+    use crate::session::{Purpose, SpaceId};
+
+    /// Counts how often it is read. Pages from 100 on are bad.
+    struct Counting(Arc<AtomicUsize>);
+
+    impl PageSource for Counting {
+        fn reader(&self) -> Box<dyn PageReader> {
+            Box::new(Self(Arc::clone(&self.0)))
+        }
+        fn granularity(&self) -> u64 {
+            1
+        }
+    }
+
+    impl PageReader for Counting {
+        fn read(&mut self, page: PageNo, _: u64, _: &Range<u64>, block: &mut Block) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            block.clear();
+            block.bytes.resize(PAGE_SIZE, 1);
+            let what = match page.0 {
+                0..100 => What::Bytes(0),
+                _ => What::Bad("bad".into()),
+            };
+            block.push(page.0, what);
+        }
+        fn read_all(&mut self, _: &Range<u64>, _: &mut Block) {}
+    }
+
+    fn request(page: u64) -> Request {
+        Request {
+            space: SpaceId(0),
+            at: Addr(page * 4096),
+            page: PageNo(page),
+            needed: 1,
+            welcome: page..page + 1,
+            crowded: true,
+            purpose: Purpose::Neighbours,
+        }
+    }
+
+    #[test]
+    fn what_was_refused_is_not_decoded_again() {
+        let reads = Arc::new(AtomicUsize::new(0));
+        let source = Counting(Arc::clone(&reads));
+        let workers = Workers::start(&source, 0).expect("no threads");
+        let pool = Pool::of(workers).expect("a bell");
+        let mut supply = Supply::new(&source, pool);
+        let mut reads_for = |page| {
+            let before = reads.load(Ordering::Relaxed);
+            for _ in 0..3 {
+                let found = supply.fetch(&request(page)).expect("at once");
+                assert!(found.piece_of(PageNo(page)).is_some());
+            }
+            reads.load(Ordering::Relaxed) - before
+        };
+        assert_eq!(reads_for(7), 1);
+        assert_eq!(reads_for(8), 1);
+        assert_eq!(reads_for(100), 3, "what is bad may be better the next time");
     }
 }

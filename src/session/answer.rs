@@ -22,10 +22,15 @@ impl<I: Installer> Session<I> {
         now: Instant,
     ) -> Turn {
         let mut not_now: Vec<Addr> = Vec::new();
-        let mut over = false;
+        let (mut over, mut refused) = (false, None);
         while let Some(page) = self.next_fault(id) {
             match self.answer(id, page, supplier, now) {
-                Progress::Refused | Progress::NoMemory => not_now.push(page),
+                Progress::NoMemory | Progress::TooEarly => not_now.push(page),
+                // The others would be refused as well. It is the next again, because its content is at hand.
+                Progress::Refused => {
+                    refused = Some(page);
+                    break;
+                }
                 Progress::Over => {
                     over = true;
                     break;
@@ -36,9 +41,12 @@ impl<I: Installer> Session<I> {
         let Some(member) = self.members.get_mut(&id) else {
             return Turn::Gone;
         };
-        let mut soon = !not_now.is_empty();
+        let mut soon = !not_now.is_empty() || refused.is_some();
         for page in not_now {
             member.waiting.put_back(page);
+        }
+        if let Some(page) = refused {
+            member.waiting.put_first(page);
         }
         if over && !member.broken {
             self.notices.push(Notice::Gone(id));
@@ -94,7 +102,7 @@ impl<I: Installer> Session<I> {
                 return progress;
             }
             if !member.is_some_and(Member::is_up_to_date) {
-                return Progress::Refused;
+                return Progress::TooEarly;
             }
         }
     }
@@ -172,6 +180,7 @@ impl<I: Installer> Session<I> {
     }
 
     /// Content that was asked for has come. If it does not belong there any more, whoever waits is asked to ask again.
+    /// [`Turn::Later`] means that it is to be delivered again, or [`Session::ask_again`] to be called.
     pub fn deliver(&mut self, request: &Request, block: &Block, now: Instant) -> Turn {
         let (id, page) = (request.space, request.at);
         let Some(member) = self.members.get_mut(&id) else {
@@ -189,7 +198,8 @@ impl<I: Installer> Session<I> {
                 self.notices.push(Notice::Gone(id));
                 Turn::Gone
             }
-            Progress::Changed | Progress::Refused | Progress::NoMemory => {
+            Progress::Changed | Progress::Refused | Progress::TooEarly => Turn::Later,
+            Progress::NoMemory => {
                 if let Some(member) = self.members.get_mut(&id) {
                     member.waiting.ask_again(page);
                 }

@@ -37,6 +37,15 @@ pub struct Counts {
     pub refused: u64,
 }
 
+impl Counts {
+    /// Pages of which something has become, for as long as somebody could have asked for them.
+    #[must_use]
+    pub fn settled(&self) -> u64 {
+        let installed = self.demand + self.neighbours + self.prefill + self.replayed + self.zero;
+        installed + self.present + self.untracked + self.poisoned
+    }
+}
+
 /// A histogram of times: 16 steps for each power of two of nanoseconds, so that a quantile is right to 6 %.
 #[derive(Debug, Clone)]
 pub struct Latency {

@@ -36,8 +36,11 @@ pub(super) enum Progress {
     Requested,
     /// Something happened: decide anew.
     Changed,
-    /// The kernel refuses for the moment, and has nothing to say: try again soon.
+    /// The kernel refuses for the moment, and has nothing to say: try again soon. Until then it refuses every page of this address
+    /// space.
     Refused,
+    /// What belongs there is not known before another address space has told everything: try again soon.
+    TooEarly,
     /// There is no memory for it: try again soon.
     NoMemory,
     /// The address space is gone, or broken.
@@ -228,7 +231,7 @@ impl<I: Installer> Session<I> {
             _ => return Progress::Changed,
         }
         if member.parent_may_tell {
-            return Progress::Refused;
+            return Progress::TooEarly;
         }
         let owed = member.space.at(page.start);
         self.let_go_of(id, page);
@@ -260,7 +263,7 @@ impl<I: Installer> Session<I> {
         let known = member.space.kind_at(page).is_some();
         // Its parent may have moved something here, and not said so yet.
         if !known && member.parent_may_tell {
-            return Progress::Refused;
+            return Progress::TooEarly;
         }
         let range = AddrRange::at(page, page_bytes);
         if page_bytes > PAGE_BYTES || marked {

@@ -129,7 +129,7 @@ pub enum Turn {
     Idle,
     /// Something could not be done at this moment; another turn is needed soon, without a message.
     Soon,
-    /// The kernel refuses for the moment: another turn first, and then the same again. Only of what nobody waits for.
+    /// The kernel refuses for the moment: another turn first, and then the same again. Only of what is delivered.
     Later,
     /// The address space does not exist any more.
     Gone,

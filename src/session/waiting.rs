@@ -96,6 +96,11 @@ impl Waiting {
         self.order.push_back(page);
     }
 
+    /// Puts back a page that is to be the next again.
+    pub(super) fn put_first(&mut self, page: Addr) {
+        self.hot.push_front(page);
+    }
+
     /// The content of a page has been asked for: [`Waiting::next`] does not name it any more.
     pub(super) fn requested(&mut self, page: Addr) {
         if let Some(waiter) = self.waiters.get_mut(&page)
@@ -186,6 +191,9 @@ mod tests {
         let first = waiting.next().expect("two wait");
         waiting.put_back(first);
         assert_eq!(waiting.next(), Some(Addr(2)));
+        assert_eq!(waiting.next(), Some(Addr(1)));
+        waiting.put_back(Addr(2));
+        waiting.put_first(Addr(1));
         assert_eq!(waiting.next(), Some(Addr(1)));
     }
 }

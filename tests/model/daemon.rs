@@ -184,6 +184,9 @@ impl<'a> Daemon<'a> {
                     .image
                     .answer(&request, &mut self.world.borrow_mut().rng);
                 let turn = self.session.deliver(&request, block, self.now);
+                if turn == Turn::Later {
+                    self.late.push(Late::Wanted(request.clone()));
+                }
                 // A delivery that went well says nothing about what else is to be done soon.
                 if turn != Turn::Idle {
                     self.after(request.space, turn);

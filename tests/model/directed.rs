@@ -328,3 +328,67 @@ fn the_kernel_is_asked_what_is_still_there() {
         assert!(session.is_finished(id));
     }
 }
+
+/// While the kernel refuses one page, it refuses all: each turn is one try, for one page, and always the same.
+#[test]
+fn a_refused_page_is_tried_alone_until_it_is_there() {
+    struct Asked(Everything, Vec<PageNo>);
+    impl Supplier for Asked {
+        fn fetch(&mut self, request: &Request) -> Option<&Block> {
+            self.1.push(request.page);
+            self.0.fetch(request)
+        }
+    }
+    let range = AddrRange::new(0x10_0000, 0x10_8000);
+    let mut space = AddressSpace::new();
+    space.register(range, Kind::PRIVATE);
+    space.owe(range, PageNo(0));
+    let mut session = Session::new(OnFailure::Poison);
+    session.answer_only(true);
+    let id = session.add(Script::default(), space);
+    let kernel = script(&mut session, id);
+    kernel.stop = Some(Stop::Changing);
+    for page in 0..8 {
+        let message = fault_at(range.start.plus(page * 4096));
+        kernel.messages.push_back(message);
+    }
+    let mut supplier = Asked(Everything(Block::default()), Vec::new());
+    for _ in 0..10 {
+        assert_eq!(session.turn(id, &mut supplier, Instant::now()), Turn::Soon);
+    }
+    assert_eq!(session.counts().refused, 10);
+    assert_eq!(supplier.1, [PageNo(0); 10]);
+    script(&mut session, id).stop = None;
+    assert_eq!(session.turn(id, &mut supplier, Instant::now()), Turn::Idle);
+    assert_eq!(session.counts().demand, 8);
+}
+
+/// Content that was fetched elsewhere, and is refused, is delivered again as it is.
+#[test]
+fn refused_content_is_not_asked_for_again() {
+    let (mut session, id) = session();
+    let now = Instant::now();
+    let mut block = Block::default();
+    block.bytes.resize(PAGE_SIZE, 1);
+    block.push(7, What::Bytes(0));
+    let kernel = script(&mut session, id);
+    kernel.messages.push_back(fault_at(X.start));
+    struct Taken(Option<Request>);
+    impl Supplier for Taken {
+        fn fetch(&mut self, request: &Request) -> Option<&Block> {
+            assert_eq!(self.0.replace(request.clone()), None, "asked for once");
+            None
+        }
+    }
+    let mut taken = Taken(None);
+    session.turn(id, &mut taken, now);
+    let request = taken.0.clone().expect("asked for");
+    script(&mut session, id).stop = Some(Stop::Changing);
+    for _ in 0..5 {
+        assert_eq!(session.deliver(&request, &block, now), Turn::Later);
+        session.turn(id, &mut taken, now);
+    }
+    script(&mut session, id).stop = None;
+    assert_eq!(session.deliver(&request, &block, now), Turn::Idle);
+    assert_eq!((session.owes(), session.waiting(id)), (0, 0));
+}
