@@ -29,18 +29,21 @@ struct Ground {
     all: Memory,
     places: Vec<Place>,
     chance: u64,
+    /// Where pieces go that leave for a while; none: where the kernel wants, which may be where another thread's just were.
+    outside: Option<u64>,
 }
 
 impl Ground {
-    fn new(board: Board, thread: u64) -> Self {
+    fn new(board: Board, thread: u64, crossing: bool) -> Self {
         let places = 2 * PIECES;
-        // One more, so that the last cannot grow where it is.
+        // And room, so that the last cannot grow where it is.
         let all = Memory::new((places as u64 + 8) * PIECE);
         let mut ground = Self {
             board,
             all,
             places: vec![Place::Zeros; places],
             chance: mix(thread),
+            outside: (!crossing).then(|| all.start + (places as u64 + 2) * PIECE),
         };
         for index in (0..places).step_by(2) {
             let piece = ground.memory(index);
@@ -142,10 +145,10 @@ impl Ground {
         self.look_at_some(to, 2);
     }
 
-    /// Where the kernel wants, longer than before, and back.
+    /// To a place outside, longer than before, and back.
     fn there_and_back(&mut self, from: usize) {
         let piece = self.held(from);
-        let away = piece.remap(4 * PIECE, 0, Some(self.memory(2 * PIECES + 2).start));
+        let away = piece.remap(4 * PIECE, 0, self.outside);
         piece.renew();
         for _ in 0..3 {
             let number = self.random(64) as u64;
@@ -192,12 +195,13 @@ fn look(board: Board, memory: Memory, place: Place, number: u64) {
     });
 }
 
-/// The words: the board.
+/// The words: the board, and whether the threads' pieces meet anywhere.
 pub(crate) fn target(words: &[&str]) {
     let board = Board::open(Path::new(words[0]));
+    let crossing = words[1] == "crossing";
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
-            let mut ground = Ground::new(board, thread);
+            let mut ground = Ground::new(board, thread, crossing);
             scope.spawn(move || {
                 board.wait_for_go();
                 for _ in 0..STEPS {
@@ -212,9 +216,9 @@ pub(crate) fn target(words: &[&str]) {
     });
 }
 
-#[test]
-fn threads_that_move_their_memory_about_find_it_where_they_moved_it() {
-    let Some(mut case) = Case::start("moves", "", 1) else {
+/// Lets the threads move about, and counts.
+fn move_about(how: &str) {
+    let Some(mut case) = Case::start("moves", how, 1) else {
         return;
     };
     case.in_all_ways(|run| {
@@ -225,4 +229,15 @@ fn threads_that_move_their_memory_about_find_it_where_they_moved_it() {
         done.require("/events/remap", run.fill.certain(THREADS * STEPS / 3));
         done.require("/events/unmap", run.fill.certain(THREADS * STEPS / 3));
     });
+}
+
+#[test]
+fn threads_that_move_their_memory_about_find_it_where_they_moved_it() {
+    move_about("apart");
+}
+
+/// An address that one thread has just left may be where the kernel puts what another moves.
+#[test]
+fn threads_that_move_their_memory_to_where_that_of_others_was_find_it_there() {
+    move_about("crossing");
 }
