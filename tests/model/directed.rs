@@ -324,6 +324,8 @@ fn the_kernel_is_asked_what_is_still_there() {
             None => assert_eq!(*installed, [beside.start, Y.start]),
             Some(_) => assert_eq!(*installed, [Y.start]),
         }
+        // Nothing is tried where nothing is.
+        assert_eq!(session.counts().untracked, 0);
         assert_eq!(session.owes(), 0);
         assert!(session.is_finished(id));
     }
