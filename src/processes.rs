@@ -17,6 +17,11 @@ pub(crate) fn name_of(pid: i32) -> String {
     String::from_utf8_lossy(&name).trim_end().to_owned()
 }
 
+/// What a process is called in its own pid namespace; `None` when it is gone.
+pub(crate) fn number_of(pid: i32) -> Option<i32> {
+    innermost_number(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
+}
+
 /// What a thread or a process is called in its own pid namespace: the last number of the line `NSpid:` of its `status`.
 pub(crate) fn innermost_number(status: &str) -> Option<i32> {
     let numbers = status

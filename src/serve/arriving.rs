@@ -23,39 +23,25 @@ use crate::uffd::Userfaultfd;
 pub enum Arrival {
     /// A process has come.
     Process(Box<Newcomer>),
-    /// All have come, and are about to run. Those that are known are given by the number that they came with.
-    Complete(Vec<Known>),
-    /// No more will come, and those that have must not run.
-    Failed {
-        /// Why.
-        why: String,
-        /// As above.
-        known: Vec<Known>,
-    },
+    /// All have come, and are about to run.
+    Complete,
+    /// No more will come, and those that have must not run: why.
+    Failed(String),
 }
 
 /// A process that is handed over.
 #[derive(Debug)]
 pub struct Newcomer {
-    /// By which it is known again; each has another one.
-    pub number: usize,
+    /// Which process it is; `None` if it cannot be seen from here.
+    pub target: Option<Arc<Target>>,
+    /// It must not outlive this program.
+    pub watched: Option<Watched>,
     /// Its userfaultfd, agreed on.
     pub userfaultfd: Userfaultfd,
     /// What is, or is about to be, registered and owed.
     pub space: AddressSpace,
     /// What is to be there first, because others look at it in ways that do not fault.
     pub first: Vec<AddrRange>,
-}
-
-/// Which process one is.
-#[derive(Debug)]
-pub struct Known {
-    /// The number that it came with.
-    pub number: usize,
-    /// The process.
-    pub target: Arc<Target>,
-    /// It must not outlive this program.
-    pub watched: Option<Watched>,
 }
 
 /// Where they come in.
@@ -104,8 +90,8 @@ impl Herald {
 /// What is waited for.
 pub(super) struct Expected {
     arrivals: Arrivals,
-    /// Those that have come, by their numbers.
-    come: Vec<(usize, SpaceId, Vec<AddrRange>)>,
+    /// Those that have come, and what each is to have first.
+    come: Vec<(SpaceId, Vec<AddrRange>)>,
     complete: Box<dyn FnOnce(u64)>,
 }
 
@@ -135,48 +121,46 @@ impl Engine {
             };
             match arrival {
                 Arrival::Process(newcomer) => self.take_in(*newcomer),
-                Arrival::Complete(known) => self.all_have_come(known, now),
-                Arrival::Failed { why, known } => self.restore_failed(&why, known),
+                Arrival::Complete => self.all_have_come(now),
+                Arrival::Failed(why) => self.restore_failed(&why),
             }
         }
     }
 
-    /// The address space of a process that is not known yet.
-    fn adopt(&mut self, userfaultfd: Userfaultfd, space: AddressSpace) -> SpaceId {
-        let id = self.session.add(userfaultfd, space);
-        self.roots.add(id, None, Vec::new());
-        id
+    /// The address space of a process that has come.
+    fn adopt(&mut self, newcomer: Newcomer) -> (SpaceId, Vec<AddrRange>) {
+        let id = self.session.add(newcomer.userfaultfd, newcomer.space);
+        if let Some(target) = &newcomer.target {
+            // Without it the end is noticed a little later.
+            let _ = self.poller.add_target(&**target);
+        }
+        self.roots.add(id, newcomer.target, Vec::new());
+        self.roots.watched(id, newcomer.watched);
+        (id, newcomer.first)
     }
 
     fn take_in(&mut self, newcomer: Newcomer) {
-        let Newcomer {
-            number,
-            userfaultfd,
-            space,
-            first,
-        } = newcomer;
-        let id = self.adopt(userfaultfd, space);
+        let (id, first) = self.adopt(newcomer);
         if let Some(expected) = &mut self.expected {
-            expected.come.push((number, id, first));
+            expected.come.push((id, first));
         }
         // It may have touched something already.
         self.soon.insert(id);
         if let Err(errno) = self.watch(id) {
-            self.restore_failed(&format!("cannot watch a userfaultfd: {errno}"), Vec::new());
+            self.restore_failed(&format!("cannot watch a userfaultfd: {errno}"));
         }
     }
 
-    fn all_have_come(&mut self, known: Vec<Known>, now: Instant) {
+    fn all_have_come(&mut self, now: Instant) {
         let Some(expected) = self.expected.take() else {
             return;
         };
         self.poller.remove(&*expected.arrivals.bell);
-        self.get_to_know(&expected.come, known);
         self.session.answer_only(false);
         self.begin_filling(now);
         self.begin_replay();
         self.begin_recording(now);
-        for (_, id, first) in &expected.come {
+        for (id, first) in &expected.come {
             for range in first {
                 let requests = self.session.requests_in(*id, *range);
                 self.filling.fetch_soon(requests);
@@ -186,54 +170,36 @@ impl Engine {
         (expected.complete)(self.session.owes());
     }
 
-    fn get_to_know(&mut self, come: &[(usize, SpaceId, Vec<AddrRange>)], known: Vec<Known>) {
-        for Known {
-            number,
-            target,
-            watched,
-        } in known
-        {
-            let Some((_, id, _)) = come.iter().find(|(its, _, _)| *its == number) else {
-                continue;
-            };
-            // Without it the end is noticed a little later.
-            let _ = self.poller.add_target(&*target);
-            self.roots.name(*id, target, watched);
-        }
-    }
-
     /// They must not run, with what they have. Whoever restored them may have ended them already.
-    pub(super) fn restore_failed(&mut self, why: &str, known: Vec<Known>) {
-        let Some(expected) = self.expected.take() else {
+    pub(super) fn restore_failed(&mut self, why: &str) {
+        let Some(mut expected) = self.expected.take() else {
             return;
         };
         self.failed = true;
         self.poller.remove(&*expected.arrivals.bell);
         mention(&format!("uffd-restore: {why}"));
-        self.get_to_know(&expected.come, known);
         kill_family(&self.target);
-        for (_, id, _) in &expected.come {
-            self.given_up.insert(*id);
-            match self.roots.target_of(*id).cloned() {
-                Some(target) => {
-                    if let Err(errno) = target.kill() {
-                        tell(&target, &format!("it cannot be killed: {errno}: end it"));
-                    }
-                    self.killed.insert(*id);
-                }
-                None => {
-                    let what = "a process that is not known has been handed over, and must not run: its threads wait until \
-                                somebody ends it";
-                    tell(&self.target, what);
-                }
-            }
-        }
-        // Those whose descriptors are under way are let go of when they are dead.
         while let Ok(arrival) = expected.arrivals.coming.try_recv() {
             if let Arrival::Process(newcomer) = arrival {
-                let id = self.adopt(newcomer.userfaultfd, newcomer.space);
-                self.given_up.insert(id);
+                expected.come.push(self.adopt(*newcomer));
             }
         }
+        for (id, _) in expected.come {
+            self.end_restored(id);
+        }
+    }
+
+    /// Lets go of its descriptor when it is dead.
+    fn end_restored(&mut self, id: SpaceId) {
+        self.given_up.insert(id);
+        let Some(target) = self.roots.target_of(id).cloned() else {
+            let what = "a process that cannot be seen from here has been handed over, and must not run: its threads wait until \
+                        somebody ends it";
+            return tell(&self.target, what);
+        };
+        if let Err(errno) = target.kill() {
+            tell(&target, &format!("it cannot be killed: {errno}: end it"));
+        }
+        self.killed.insert(id);
     }
 }

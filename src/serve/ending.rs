@@ -47,7 +47,7 @@ impl Engine {
     /// Stops serving all address spaces that are owed something. Once for each.
     fn give_up(&mut self, why: &str) {
         if self.expected.is_some() {
-            return self.restore_failed(why, Vec::new());
+            return self.restore_failed(why);
         }
         let given_up = &self.given_up;
         let spaces: Vec<SpaceId> = self

@@ -57,6 +57,29 @@ struct Slot {
     namespace: [AtomicU64; 2],
 }
 
+/// Who else must not outlive this program, which had not watched over them when it was killed. Asked by the guard, in its own copy.
+pub trait Unwatched {
+    /// A descriptor that this program had, and that is neither a userfaultfd nor names a process. Closed if it is of no use.
+    fn offer(&mut self, descriptor: OwnedFd);
+    /// Those that have come by now.
+    fn come(&mut self) -> Vec<Target>;
+    /// Whether others may come.
+    fn more(&self) -> bool;
+}
+
+/// Nobody can be handed over but by [`Guard::watch`].
+impl Unwatched for () {
+    fn offer(&mut self, _: OwnedFd) {}
+
+    fn come(&mut self) -> Vec<Target> {
+        Vec::new()
+    }
+
+    fn more(&self) -> bool {
+        false
+    }
+}
+
 /// The second process. It ends with this one.
 #[derive(Debug)]
 pub struct Guard {
@@ -90,6 +113,14 @@ impl Guard {
     /// # Errors
     /// No memory, or no process.
     pub fn start() -> Result<Self, Errno> {
+        Self::start_with(())
+    }
+
+    /// The same, with others to be found then.
+    ///
+    /// # Errors
+    /// No memory, or no process.
+    pub fn start_with(unwatched: impl Unwatched) -> Result<Self, Errno> {
         let shared = shared()?;
         let pid = i32::try_from(std::process::id()).map_err(|_| Errno::ESRCH)?;
         let me = Target::open(pid, String::new())?;
@@ -103,7 +134,7 @@ impl Guard {
             let _ = nix::unistd::setsid();
             let _ = SigSet::all().thread_block();
             shared.apart.store(1, Ordering::SeqCst);
-            keep_watch(me.as_fd(), shared);
+            keep_watch(me.as_fd(), shared, unwatched);
             // SAFETY: _exit(2) does not return, and runs nothing of this process's: its descriptors are not ours to close.
             unsafe { libc::_exit(0) };
         }
@@ -158,41 +189,53 @@ fn shared() -> Result<&'static Shared, Errno> {
 }
 
 /// The guard's whole life.
-fn keep_watch(served_by: BorrowedFd<'_>, shared: &Shared) {
+fn keep_watch(served_by: BorrowedFd<'_>, shared: &Shared, mut unwatched: impl Unwatched) {
     let _ = nix::sys::prctl::set_name(c"uffd-guard");
     let mut waited = [PollFd::new(served_by, PollFlags::POLLIN)];
     while !matches!(poll(&mut waited, PollTimeout::NONE), Ok(1..)) {}
-    close_others();
+    close_others(&mut unwatched);
     let served = |slot: &&Slot| slot.state.load(Ordering::SeqCst) == SERVING;
     let targets: Vec<_> = shared.slots.iter().filter(served).map(target_of).collect();
-    if targets.is_empty() {
-        return;
+    let strays = unwatched.come();
+    if !targets.is_empty() || !strays.is_empty() {
+        announce(targets.iter().map(|target| &**target).chain(&strays));
     }
-    let pids: Vec<String> = targets
-        .iter()
-        .map(|target| target.pid.to_string())
-        .collect();
-    // Without waiting for whoever reads it: killing comes first.
+    for target in &targets {
+        kill_family(target);
+    }
+    for stray in &strays {
+        kill_family(stray);
+    }
+    // Where nothing is missing any more there is no userfaultfd.
+    while kill_who_touches(&targets) || unwatched.more() {
+        std::thread::sleep(Duration::from_millis(20));
+        for stray in unwatched.come() {
+            kill_family(&stray);
+        }
+    }
+}
+
+/// Without waiting for whoever reads it: killing comes first.
+fn announce<'a>(killed: impl Iterator<Item = &'a Target>) {
+    let mut pids: Vec<i32> = killed.map(|target| target.pid).collect();
+    pids.dedup();
+    let pids: Vec<String> = pids.iter().map(i32::to_string).collect();
     mention(&format!(
         "uffd-restore: the process that served {pids} was killed; {pids} and what was forked from it are being killed, for \
          memory is missing that must not read as zeros",
         pids = pids.join(", ")
     ));
-    for target in &targets {
-        kill_family(target);
-    }
-    while kill_who_touches(&targets) {
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// Closes what is neither a userfaultfd nor names a process: above all a socket on which nobody takes connections any more.
-fn close_others() {
+fn close_others(unwatched: &mut impl Unwatched) {
     for (descriptor, link) in descriptors() {
         let kept = [Userfaultfd::LINK, "anon_inode:[pidfd]", "pidfd:"];
-        if descriptor > 2 && !kept.iter().any(|kept| link.starts_with(kept)) {
-            // SAFETY: nobody else uses this table any more; one that is closed already is no harm.
-            unsafe { libc::close(descriptor) };
+        // It may be the one by which the table was read, and something else by now.
+        let is_open = link_of(descriptor).as_ref() == Some(&link);
+        if descriptor > 2 && is_open && !kept.iter().any(|kept| link.starts_with(kept)) {
+            // SAFETY: it is open, and nobody else uses this table any more.
+            unwatched.offer(unsafe { OwnedFd::from_raw_fd(descriptor) });
         }
     }
 }
@@ -232,8 +275,8 @@ pub(super) fn kill_family(root: &Target) {
     let _ = root.kill();
 }
 
-/// Kills whoever waits for a missing page: orphans, whom nothing else tells to be of the family. True as long as one of the
-/// userfaultfds in the table belongs to an address space that exists.
+/// Kills whoever waits for a missing page: orphans, whom nothing else tells to be of the family. Where the kernel does not say who it
+/// is, the page is poisoned. True as long as one of the userfaultfds in the table belongs to an address space that exists.
 fn kill_who_touches(targets: &[ManuallyDrop<Target>]) -> bool {
     let mut alive = false;
     for descriptor in userfaultfds() {
@@ -253,9 +296,14 @@ fn kill_who_touches(targets: &[ManuallyDrop<Target>]) -> bool {
             let Message::Fault(fault) = message else {
                 continue;
             };
-            for target in targets {
-                if let Some(process) = target.process_of(fault.thread, fault.address) {
-                    let _ = process.kill();
+            let mut touching = targets
+                .iter()
+                .filter_map(|target| target.process_of(fault.thread, fault.address));
+            match touching.next() {
+                Some(process) => drop(process.kill()),
+                None => {
+                    let page = AddrRange::at(fault.address.page(PAGE_BYTES), PAGE_BYTES);
+                    userfaultfd.poison(page);
                 }
             }
         }
@@ -274,14 +322,19 @@ fn userfaultfds() -> Vec<RawFd> {
 
 /// What is open, and what it is.
 fn descriptors() -> Vec<(RawFd, String)> {
-    fs::read_dir("/proc/self/fd")
+    let entries = fs::read_dir("/proc/self/fd")
         .into_iter()
         .flatten()
-        .flatten()
+        .flatten();
+    entries
         .filter_map(|entry| {
-            let link = fs::read_link(entry.path()).ok()?;
             let number = entry.file_name().to_str()?.parse().ok()?;
-            Some((number, link.to_str()?.to_owned()))
+            Some((number, link_of(number)?))
         })
         .collect()
+}
+
+fn link_of(descriptor: RawFd) -> Option<String> {
+    let link = fs::read_link(format!("/proc/self/fd/{descriptor}")).ok()?;
+    Some(link.to_str()?.to_owned())
 }

@@ -53,8 +53,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-pub use self::arriving::{Arrival, Arrivals, Herald, Known, Newcomer, arrivals};
-pub use self::guard::{Guard, MOST_TARGETS, Watched};
+pub use self::arriving::{Arrival, Arrivals, Herald, Newcomer, arrivals};
+pub use self::guard::{Guard, MOST_TARGETS, Unwatched, Watched};
 pub use self::poller::{ENDING_SIGNALS, EndingSignals, Orders, asked_to_end, hold_signals};
 pub use self::pool::Workers;
 pub use self::recording::Recording;

@@ -10,7 +10,7 @@ use crate::session::SpaceId;
 /// A process that was handed over.
 #[derive(Debug)]
 pub(super) struct Root {
-    /// Which process it is; `None` as long as that is not known.
+    /// Which process it is; `None` if it cannot be seen from here.
     pub(super) target: Option<Arc<Target>>,
     /// What it has registered with a userfaultfd of which it keeps a descriptor.
     pub(super) kept_by_peer: Vec<AddrRange>,
@@ -95,12 +95,9 @@ impl Roots {
         self.roots.get(root)?.target.as_ref()
     }
 
-    /// Now it is known which process this is.
-    pub(super) fn name(&mut self, id: SpaceId, target: Arc<Target>, watched: Option<Watched>) {
-        let ancestor = self.ancestors.get(&id);
-        // By now it may be gone, with all that it forked.
-        if let Some(root) = ancestor.and_then(|root| self.roots.get_mut(root)) {
-            root.target = Some(target);
+    /// As long as the address space of a process that was handed over is here, or one of its descendants', it is watched.
+    pub(super) fn watched(&mut self, id: SpaceId, watched: Option<Watched>) {
+        if let Some(root) = self.roots.get_mut(&id) {
             root.watched = watched;
         }
     }
@@ -119,8 +116,10 @@ mod tests {
     fn a_family_is_forgotten_with_its_last_member() {
         let [root, child, grandchild, other] = [0, 1, 2, 3].map(SpaceId);
         let kept = AddrRange::new(0x1000, 0x2000);
+        let pid = i32::try_from(std::process::id()).expect("a pid");
+        let me = Arc::new(Target::open(pid, "me".into()).expect("I exist"));
         let mut roots = Roots::default();
-        roots.add(root, None, vec![kept]);
+        roots.add(root, Some(me), vec![kept]);
         roots.add(other, None, Vec::new());
         roots.forked(root, child);
         roots.forked(child, grandchild);
@@ -129,15 +128,10 @@ mod tests {
         assert!(!roots.has(root));
         assert_eq!(roots.spaces().collect::<Vec<_>>(), [other]);
         // What was forked is still of the process that was handed over.
-        let pid = i32::try_from(std::process::id()).expect("a pid");
-        let me = Arc::new(Target::open(pid, "me".into()).expect("I exist"));
-        roots.name(grandchild, Arc::clone(&me), None);
         assert!(roots.target_of(child).is_some() && roots.target_of(other).is_none());
         assert_eq!(roots.gone(child), []);
         assert_eq!(roots.targets().count(), 1);
         assert_eq!(roots.gone(grandchild), []);
         assert_eq!(roots.targets().count(), 0);
-        roots.name(grandchild, me, None);
-        assert_eq!(roots.targets().count(), 0, "too late");
     }
 }

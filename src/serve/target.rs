@@ -121,6 +121,13 @@ impl Target {
         (!smaps.is_empty()).then(|| misses_pages_in(&smaps, at))
     }
 
+    /// Whether it has a mapping that a userfaultfd is to fill.
+    #[must_use]
+    pub fn misses_pages(&self) -> bool {
+        let smaps = fs::read(format!("/proc/{}/smaps", self.pid)).unwrap_or_default();
+        String::from_utf8_lossy(&smaps).lines().any(is_to_be_filled)
+    }
+
     /// What the kernel says of one of the process's own threads, which is numbered as its own pid namespace counts. `None` when there is none, or it
     /// would take long to find.
     pub(super) fn stat_of_thread(&self, thread: u32) -> Option<File> {
@@ -220,13 +227,24 @@ fn misses_pages_at(pid: i32, at: Addr) -> bool {
     misses_pages_in(&smaps, at)
 }
 
+const FLAGS: &str = "VmFlags:";
+
+/// True for the line of a mapping that a userfaultfd is to fill.
+fn is_to_be_filled(line: &str) -> bool {
+    let mut flags = line
+        .strip_prefix(FLAGS)
+        .unwrap_or_default()
+        .split_ascii_whitespace();
+    flags.any(|flag| flag == "um")
+}
+
 fn misses_pages_in(smaps: &[u8], at: Addr) -> bool {
     let mut here = false;
     for line in String::from_utf8_lossy(smaps).lines() {
         if let Some(range) = mapping(line) {
             here = range.contains(&at.0);
-        } else if here && let Some(flags) = line.strip_prefix("VmFlags:") {
-            return flags.split_ascii_whitespace().any(|flag| flag == "um");
+        } else if here && line.starts_with(FLAGS) {
+            return is_to_be_filled(line);
         }
     }
     false

@@ -227,20 +227,30 @@ impl Case {
 
     /// Restores the target.
     pub(crate) fn restore(&mut self) -> Result<(), String> {
-        // Whoever is in its session needs its number, and what was forked after a restore is not known by name.
-        let session = self.root;
-        wait_until("the end of what was forked", || {
-            self.stage.is_empty(session)
-        });
-        self.stage.forget_ends();
-        let line = self.restore_line();
-        match self.stage.run(self.folder.path(), "restore", &line) {
+        let restore = self.begin_restore();
+        match self.stage.await_end(restore, "criu restore") {
             Ended::GOOD => Ok(()),
             ended => {
                 let log = fs::read_to_string(self.path("restore.log")).unwrap_or_default();
                 Err(format!("{ended:?} {log}"))
             }
         }
+    }
+
+    /// Begins to restore the target: the pid of `criu restore`.
+    pub(crate) fn begin_restore(&mut self) -> i32 {
+        self.await_nobody();
+        self.stage.forget_ends();
+        let line = self.restore_line();
+        self.stage.start(self.folder.path(), "restore", &line)
+    }
+
+    /// Waits until nobody of the target is left. Whoever is in its session needs its number, and what was forked after a restore
+    /// is not known by name.
+    pub(crate) fn await_nobody(&self) {
+        wait_until("the end of what was forked", || {
+            self.stage.is_empty(self.root)
+        });
     }
 
     /// Kills all processes of the target, and waits until they are gone.

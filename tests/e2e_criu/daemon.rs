@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Instant;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::stage::{Ended, Line, Stage};
@@ -135,6 +136,11 @@ impl Elsewhere {
         let this = Self { child, out, err };
         this.await_event("listening");
         this
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).expect("a pid");
+        kill(Pid::from_raw(pid), signal).expect("it is there");
     }
 
     pub(crate) fn await_event(&self, event: &str) {

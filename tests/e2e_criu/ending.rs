@@ -1,4 +1,4 @@
-//! A target that ends during the fill, and a daemon that does.
+//! A target that ends during the fill.
 
 use std::fs;
 use std::time::Duration;
@@ -7,8 +7,7 @@ use nix::sys::signal::Signal;
 
 use super::board::Slot;
 use super::case::{Case, Fill, Run, Source};
-use super::daemon::{Daemon, Kind};
-use super::stage::Ended;
+use super::daemon::Kind;
 use super::support::wait_until;
 
 #[test]
@@ -55,44 +54,6 @@ fn a_family_that_is_killed_one_by_one_is_served_to_the_last() {
         stage.await_end(pid, "a process that was killed");
     }
     run.daemon.ended(stage).assert("target-ended");
-}
-
-/// All processes end by SIGKILL, and none has found anything wrong before.
-fn assert_nobody_is_left(case: &mut Case, daemon: &Daemon) {
-    for pid in case.board.pids() {
-        let ended = case.stage.end_within(pid, Duration::from_secs(20));
-        let Some(ended) = ended else {
-            panic!("process {pid} goes on; the daemon: {}", daemon.said())
-        };
-        // The zombie had ended before.
-        assert!(
-            ended == Ended::by(Signal::SIGKILL) || ended == Ended::GOOD,
-            "{ended:?}"
-        );
-    }
-    case.board.assert_right(0);
-}
-
-#[test]
-fn nobody_reads_zeros_when_the_daemon_is_killed() {
-    let Some(mut case) = Case::start("family", "", 4) else {
-        return;
-    };
-    case.dump("images");
-    for checked in [0, 1, 1000, 10_000] {
-        let run = Run::start(&mut case, Kind::Ours, Source::Images, Fill::Never);
-        if checked > 0 {
-            run.board().set(Slot::Go, 1);
-            run.board().wait(Slot::Checked, checked);
-        }
-        run.case.stage.kill(run.daemon.pid, Signal::SIGKILL);
-        let ended = run.case.stage.await_end(run.daemon.pid, "the daemon");
-        assert_eq!(ended, Ended::by(Signal::SIGKILL));
-        let daemon = run.daemon;
-        // Whoever had nothing to do goes on now, if it can.
-        case.board.set(Slot::Go, 1);
-        assert_nobody_is_left(&mut case, &daemon);
-    }
 }
 
 /// Who reads a process's memory from outside gets nothing as long as it is not there.

@@ -76,7 +76,7 @@ fn look_at_all(board: Board, memory: Memory, order: u64, wrote: impl Fn(u64) -> 
 }
 
 /// Forks. The child uses nothing that another thread may have had locked, and ends when its work is done.
-fn fork(work: impl FnOnce()) -> i32 {
+pub(crate) fn fork(work: impl FnOnce()) -> i32 {
     // SAFETY: the child uses memory of its own and atomics.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0, "fork: {}", Errno::last());
@@ -88,7 +88,7 @@ fn fork(work: impl FnOnce()) -> i32 {
     pid
 }
 
-fn ended_well(child: i32) -> bool {
+pub(crate) fn ended_well(child: i32) -> bool {
     let mut status = 0;
     // SAFETY: the kernel writes the status.
     let got = unsafe { libc::waitpid(child, &raw mut status, 0) };

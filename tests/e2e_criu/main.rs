@@ -21,6 +21,7 @@ mod drop_in;
 mod ending;
 mod failing;
 mod family;
+mod killed;
 mod moves;
 mod redis;
 mod threads;
@@ -34,6 +35,7 @@ fn role() {
         ("discard", discard::target),
         ("family", family::target),
         ("moves", moves::target),
+        ("orphan", killed::target),
         ("threads", threads::target),
     ]);
 }

@@ -75,7 +75,7 @@ pub(super) fn run(args: &LazyPages) -> Result<ExitCode, Failure> {
         },
         false => None,
     };
-    let prepared = Prepared::new(args, &paths, &dump)?;
+    let prepared = Prepared::new(args, &paths, &dump, &entrance)?;
     if let Some(status) = status {
         status.say(0);
     }
@@ -125,8 +125,13 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn new(args: &LazyPages, paths: &Paths, dump: &Dump) -> Result<Self, Failure> {
-        let guard = Guard::start().map_err(|errno| ServeError::Kernel {
+    fn new(
+        args: &LazyPages,
+        paths: &Paths,
+        dump: &Dump,
+        entrance: &Entrance,
+    ) -> Result<Self, Failure> {
+        let guard = Guard::start_with(entrance.unread()?).map_err(|errno| ServeError::Kernel {
             doing: "start the process that watches over this one",
             errno,
         })?;
@@ -162,18 +167,18 @@ impl Prepared {
         let name = printable(&dump.folder().display().to_string());
         let patience = Some(args.connect_timeout).filter(|time| *time > Duration::ZERO);
         let (stream, host) = entrance.admit(patience)?;
-        let host = Arc::new(host);
         let (herald, arrivals) = serve::arrivals()?;
         let serving = dump.serving(args.json);
         let cache = dump.packed.as_ref().map(|packed| Arc::clone(&packed.cache));
-        receiving::start(stream, Arc::clone(&host), dump, self.guard, herald)
-            .map_err(ServeError::Thread)?;
+        receiving::start(stream, dump, self.guard, herald).map_err(ServeError::Thread)?;
         let quiet = args.quiet;
-        let report = self.server.serve_all(host, arrivals, move |owed| {
-            if !quiet {
-                summary::announce(serving(owed));
-            }
-        });
+        let report = self
+            .server
+            .serve_all(Arc::new(host), arrivals, move |owed| {
+                if !quiet {
+                    summary::announce(serving(owed));
+                }
+            });
         self.sets.finish();
         if let Some(metrics) = self.metrics {
             metrics.finish(&report);

@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::failure::Failure;
+use crate::handover::criu::Unread;
 use crate::handover::peer::{Credentials, PeerError};
 use crate::serve::{EndingSignals, Target};
 use crate::terminal::say;
@@ -53,6 +54,11 @@ impl Entrance {
     /// Where it is.
     pub(super) fn path(&self) -> PathBuf {
         self.folder.join(NAME)
+    }
+
+    /// What can come here that nobody reads.
+    pub(super) fn unread(&self) -> Result<Unread, Failure> {
+        Unread::at(&self.listener).map_err(Failure::io("listen on", &self.path()))
     }
 
     /// Waits for `criu restore`, and closes the door behind it.

@@ -1,14 +1,16 @@
 //! What comes over the connection. The other end is answered nothing.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nix::errno::Errno;
 
-use crate::handover::scm;
+use crate::handover::scm::{self, Piece};
+use crate::processes::number_of;
 use crate::readable::readable_within;
+use crate::serve::Target;
 use crate::uffd::Userfaultfd;
 
 /// "Restore finished", as it comes: higher than any process id.
@@ -19,12 +21,21 @@ const NO_PID: i32 = 1 << 22;
 /// What was told.
 #[derive(Debug)]
 pub enum Message {
-    /// A process with this number in the images hands over.
-    Process(i32, Userfaultfd),
+    /// A process hands over: its userfaultfd comes next.
+    Process(Announced),
     /// So does one that has ended, and has nothing to hand over.
     Zombie(i32),
     /// All have handed over, have registered everything, and are about to run.
     Finished,
+}
+
+/// Who hands over.
+#[derive(Debug)]
+pub struct Announced {
+    /// Its number in the images.
+    pub number: i32,
+    /// The process, as the kernel says. `None` if it has no number here, or has ended.
+    pub target: Option<Target>,
 }
 
 /// Why there is no message.
@@ -66,9 +77,12 @@ pub struct Messages(UnixStream);
 
 impl Messages {
     /// What comes over this connection.
-    #[must_use]
-    pub const fn of(stream: UnixStream) -> Self {
-        Self(stream)
+    ///
+    /// # Errors
+    /// The kernel does not say who sends what.
+    pub fn of(stream: UnixStream) -> Result<Self, Errno> {
+        scm::signed(&stream)?;
+        Ok(Self(stream))
     }
 
     /// The next message, however long it takes. Tasks that are restored share the connection, and send one after the other.
@@ -79,35 +93,46 @@ impl Messages {
         // Four bytes and no more: the descriptor comes with the byte behind them.
         let mut number = [0; 4];
         let mut filled = 0;
+        let mut sender = None;
         while let Some(rest) = number.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            let (bytes, descriptors) = self.receive(rest)?;
-            if !descriptors.is_empty() {
+            let piece = self.receive(rest)?;
+            if !piece.descriptors.is_empty() {
+                // Whosever memory it is.
+                std::mem::forget(piece.descriptors);
                 let what = "a descriptor came where a process id should";
                 return Err(CriuError::Protocol(what.into()));
             }
-            filled += bytes;
+            filled += piece.bytes;
+            sender = piece.sender;
         }
         match i32::from_le_bytes(number) {
             FINISHED => Ok(Message::Finished),
-            pid @ 1..NO_PID => self.descriptor_of(pid),
+            pid @ 1..NO_PID => Ok(Message::Process(Announced {
+                number: pid,
+                target: sender.and_then(|sender| named(sender, pid)),
+            })),
             zombie if zombie < 0 && zombie > -NO_PID => Ok(Message::Zombie(-zombie)),
             other => Err(CriuError::Protocol(format!("{other:#x} is no process id"))),
         }
     }
 
-    fn descriptor_of(&self, pid: i32) -> Result<Message, CriuError> {
-        let (_, mut descriptors) = self.receive(&mut [0])?;
+    /// What the process that has just announced itself hands over.
+    ///
+    /// # Errors
+    /// [`CriuError`].
+    pub fn descriptor_of(&self, number: i32) -> Result<Userfaultfd, CriuError> {
+        let mut descriptors = self.receive(&mut [0])?.descriptors;
         let descriptor = descriptors.pop().filter(|_| descriptors.is_empty());
-        let descriptor = descriptor.ok_or(CriuError::NoDescriptor(pid))?;
-        Ok(Message::Process(pid, Userfaultfd::from(descriptor)))
+        let descriptor = descriptor.ok_or(CriuError::NoDescriptor(number))?;
+        Ok(Userfaultfd::from(descriptor))
     }
 
-    fn receive(&self, room: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), CriuError> {
+    fn receive(&self, room: &mut [u8]) -> Result<Piece, CriuError> {
         const A_WHILE: Duration = Duration::from_secs(3600);
         loop {
-            match scm::receive(self.0.as_fd(), room) {
+            match scm::receive_signed(self.0.as_fd(), room) {
                 Ok(piece) if piece.bytes == 0 => return Err(CriuError::Closed),
-                Ok(piece) => return Ok((piece.bytes, piece.descriptors)),
+                Ok(piece) => return Ok(piece),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => {
                     readable_within(&self.0, A_WHILE);
@@ -116,6 +141,12 @@ impl Messages {
             }
         }
     }
+}
+
+/// The process with this pid, if its number in its own pid namespace is this one: otherwise the one that sent something has ended since.
+fn named(pid: i32, number: i32) -> Option<Target> {
+    let target = Target::named(pid).ok()?;
+    (number_of(pid) == Some(number)).then_some(target)
 }
 
 #[cfg(test)]
@@ -129,7 +160,7 @@ mod tests {
 
     fn pair() -> (UnixStream, Messages) {
         let (near, far) = UnixStream::pair().expect("sockets");
-        (near, Messages::of(far))
+        (near, Messages::of(far).expect("a socket"))
     }
 
     fn send_descriptor(stream: &UnixStream) {
@@ -142,14 +173,26 @@ mod tests {
     #[test]
     fn processes_zombies_and_the_end() {
         let (mut criu, messages) = pair();
+        let me = i32::try_from(std::process::id()).expect("a pid");
         criu.write_all(&(-77_i32).to_le_bytes()).expect("room");
+        criu.write_all(&me.to_le_bytes()).expect("room");
+        send_descriptor(&criu);
         criu.write_all(&1234_i32.to_le_bytes()).expect("room");
         send_descriptor(&criu);
         criu.write_all(b"FT").expect("room");
         criu.write_all(b"SR").expect("room");
         drop(criu);
         assert!(matches!(messages.next(), Ok(Message::Zombie(77))));
-        assert!(matches!(messages.next(), Ok(Message::Process(1234, _))));
+        let announced = |wanted| match messages.next() {
+            Ok(Message::Process(announced)) => {
+                assert_eq!(announced.number, wanted);
+                assert!(messages.descriptor_of(wanted).is_ok());
+                announced.target.map(|target| target.pid)
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(announced(me), Some(me), "the kernel says who sent it");
+        assert_eq!(announced(1234), None, "that is not our number");
         assert!(matches!(messages.next(), Ok(Message::Finished)));
         assert!(matches!(messages.next(), Err(CriuError::Closed)));
     }
@@ -170,7 +213,13 @@ mod tests {
                 send_descriptor(&criu);
             }
             drop(criu);
-            assert!(messages.next().is_err(), "{bytes:?}");
+            let received = match messages.next() {
+                Ok(Message::Process(announced)) => {
+                    messages.descriptor_of(announced.number).map(drop)
+                }
+                other => other.map(drop),
+            };
+            assert!(received.is_err(), "{bytes:?}");
         }
     }
 }

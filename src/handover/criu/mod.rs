@@ -3,11 +3,11 @@
 //!
 //! | file          | holds                                                                  |
 //! |---------------|------------------------------------------------------------------------|
-//! | `messages.rs` | [`Messages`]: what comes over the connection                           |
-//! | `finding.rs`  | [`find`]: which process is the one that has this number in the images  |
+//! | `messages.rs` | [`Messages`]: what comes over the connection, and from whom            |
+//! | `unread.rs`   | [`Unread`]: what has come when nobody is left to read it               |
 
-mod finding;
 mod messages;
+mod unread;
 
-pub use finding::{Sought, find};
-pub use messages::{CriuError, Message, Messages};
+pub use messages::{Announced, CriuError, Message, Messages};
+pub use unread::Unread;
