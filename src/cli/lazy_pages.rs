@@ -40,7 +40,7 @@ pub struct LazyPages {
     /// With -d: write the process id to this file, in the work directory
     #[arg(long, value_name = "FILE")]
     pub pidfile: Option<PathBuf>,
-    /// Write a zero byte to this descriptor, and close it, once it listens
+    /// Write a zero byte to this descriptor, and close it, once it listens (1: nothing else is printed)
     #[arg(long, value_name = "N")]
     pub status_fd: Option<RawFd>,
     /// Accepted, as criu has it: there are no configuration files

@@ -25,7 +25,7 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
     let mut inherited = Inherited::default();
     let ready = args.ready_fd;
     let ready = ready
-        .map(|number| ReadyDescriptor::take(&mut inherited, "--ready-fd", number))
+        .map(|number| ReadyDescriptor::take(&mut inherited, number))
         .transpose()?;
     // Before there is any other thread, and before the target is touched.
     serve::hold_signals()

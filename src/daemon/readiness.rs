@@ -1,9 +1,11 @@
 //! Telling others that the target is being served.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
+
+use nix::unistd::{dup, dup2_stdin, dup2_stdout};
 
 use super::inherited::Inherited;
 use crate::failure::Failure;
@@ -13,25 +15,56 @@ use crate::failure::Failure;
 pub(super) struct ReadyDescriptor(OwnedFd);
 
 impl ReadyDescriptor {
-    /// Takes over the one that an option (`--ready-fd`, `--status-fd`) names.
-    pub(super) fn take(
-        inherited: &mut Inherited,
-        option: &str,
-        number: RawFd,
-    ) -> Result<Self, Failure> {
-        inherited
-            .take(number, &format!("{option} {number}"))
-            .map(Self)
+    /// Takes over the one that `--ready-fd` names.
+    pub(super) fn take(inherited: &mut Inherited, number: RawFd) -> Result<Self, Failure> {
+        let option = format!("--ready-fd {number}");
+        inherited.take(number, &option).map(Self)
     }
 
     /// Says so, by a line feed. Who waits may have gone away.
     pub(super) fn ready(self) {
-        self.say(b'\n');
+        let _ = File::from(self.0).write_all(b"\n");
+    }
+}
+
+/// The same as criu has it: any descriptor, standard output among them.
+#[derive(Debug)]
+pub(super) struct StatusDescriptor {
+    own: OwnedFd,
+    number: RawFd,
+}
+
+impl StatusDescriptor {
+    /// Takes over the one that `--status-fd` names.
+    pub(super) fn take(inherited: &mut Inherited, number: RawFd) -> Result<Self, Failure> {
+        let option = format!("--status-fd {number}");
+        let copied = match number {
+            0 => dup(io::stdin()),
+            1 => dup(io::stdout()),
+            2 => dup(io::stderr()),
+            _ => {
+                let own = inherited.take(number, &option)?;
+                return Ok(Self { own, number });
+            }
+        };
+        let own = copied.map_err(|errno| Failure::Usage(format!("{option}: {errno}")))?;
+        Ok(Self { own, number })
     }
 
-    /// Says so in the byte that is expected.
-    pub(super) fn say(self, byte: u8) {
-        let _ = File::from(self.0).write_all(&[byte]);
+    /// Says so, by a zero byte, and closes it: who reads to the end must not wait for it. What this program has to say of failures goes on to
+    /// standard error, as criu's own log does.
+    pub(super) fn say(self) {
+        let _ = File::from(self.own).write_all(&[0]);
+        // Closed for good, they would be whatever is opened next.
+        if let (0 | 1, Ok(null)) = (
+            self.number,
+            OpenOptions::new().read(true).write(true).open("/dev/null"),
+        ) {
+            let _ = match self.number {
+                0 => dup2_stdin(&null),
+                _ => dup2_stdout(&null),
+            };
+        }
     }
 }
 

@@ -30,7 +30,7 @@ use self::metrics::Metrics;
 use self::waiting::Entrance;
 use super::inherited::Inherited;
 use super::limits::{raise_descriptors, share_memory};
-use super::readiness::ReadyDescriptor;
+use super::readiness::StatusDescriptor;
 use super::summary;
 use super::working_sets::{Wanted, WorkingSets};
 use crate::cli::lazy_pages::LazyPages;
@@ -50,7 +50,7 @@ pub(super) fn run(args: &LazyPages) -> Result<ExitCode, Failure> {
     let mut inherited = Inherited::default();
     let status = args.status_fd;
     let status = status
-        .map(|number| ReadyDescriptor::take(&mut inherited, "--status-fd", number))
+        .map(|number| StatusDescriptor::take(&mut inherited, number))
         .transpose()?;
     // Before there is any other thread.
     serve::hold_signals()
@@ -77,7 +77,7 @@ pub(super) fn run(args: &LazyPages) -> Result<ExitCode, Failure> {
     };
     let prepared = Prepared::new(args, &paths, &dump, &entrance)?;
     if let Some(status) = status {
-        status.say(0);
+        status.say();
     }
     if let Some(background) = background {
         background.ready();
