@@ -161,8 +161,14 @@ impl Case {
 
     /// Moves the pages of the images to a snapshot.
     pub(crate) fn import(&mut self) {
+        self.pack(Some("--strip"));
+    }
+
+    /// Writes the pages of the images to a snapshot, with this word.
+    pub(crate) fn pack(&mut self, word: Option<&str>) {
         let line = Line::new(env!("CARGO_BIN_EXE_uffd-snapshot"))
-            .words(["import-criu", "--strip"])
+            .word("import-criu")
+            .words(word)
             .path(&self.images)
             .word("-o")
             .path(self.snapshot());

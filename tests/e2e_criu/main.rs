@@ -25,6 +25,7 @@ mod killed;
 mod moves;
 mod redis;
 mod threads;
+mod touched;
 
 #[test]
 fn role() {
@@ -37,5 +38,6 @@ fn role() {
         ("moves", moves::target),
         ("orphan", killed::target),
         ("threads", threads::target),
+        ("touched", touched::target),
     ]);
 }
