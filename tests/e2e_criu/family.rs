@@ -2,13 +2,18 @@
 //! processes are forked while pages of all of them are missing.
 #![expect(unsafe_code, reason = "fork, _exit and waitpid")]
 
+use std::collections::HashSet;
+use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 
 use nix::errno::Errno;
+use snapshot_format::{Content, Cursor, PageNo, Snapshot};
 
 use super::board::{Board, Wrong};
-use super::case::Case;
+use super::case::{Case, Fill, Run, Source};
+use super::daemon::Kind;
 use super::memory::{MIB, Memory, PAGE, Page, WORDS, mix};
 
 /// Who wrote a page last.
@@ -175,4 +180,39 @@ fn a_family_sees_what_each_of_it_wrote_and_grows_while_pages_are_missing() {
         done.require("/events/fork", run.fill.certain(forks));
         done.require("/faults", run.fill.certain(1000));
     });
+}
+
+/// How many frames a snapshot has.
+fn frames(snapshot: &Path) -> u64 {
+    let snapshot = Snapshot::open(File::open(snapshot).expect("open")).expect("a snapshot");
+    let pages = snapshot.pages();
+    let mut cursor = Cursor::new(Arc::new(snapshot));
+    let frames = (0..pages).filter_map(|page| match cursor.content(PageNo(page)) {
+        Ok(Content::Frame { frame, .. }) => Some(frame),
+        _ => None,
+    });
+    frames.collect::<HashSet<_>>().len() as u64
+}
+
+/// What the processes have in common is decoded for the first of them, and kept for the others.
+#[test]
+fn what_a_family_has_in_common_is_decoded_once() {
+    let Some(mut case) = Case::start("family", "", PROCESSES) else {
+        return;
+    };
+    case.dump("images");
+    case.import();
+    let frames = frames(&case.snapshot());
+    for fill in [Fill::AtOnce, Fill::Late] {
+        let mut run = Run::start(&mut case, Kind::Ours, Source::Snapshot, fill);
+        run.go(PROCESSES - 1);
+        let done = run.complete();
+        let decoded = done.count("/frames_decoded");
+        eprintln!("{fill:?}: {decoded} of {frames} frames");
+        assert!(
+            (1..=frames).contains(&decoded),
+            "{decoded} of {frames} frames: {done:?}"
+        );
+        run.case.kill();
+    }
 }
