@@ -29,7 +29,7 @@ pub struct FrameCache {
 /// What a cache has done so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CacheCounts {
-    /// Frames that were decoded, or could not be.
+    /// Frames that were decoded, or could not be: also beside the cache, while nobody wanted what is kept.
     pub decodes: u64,
     /// Times that a kept frame was used.
     pub hits: u64,
@@ -137,6 +137,11 @@ impl FrameCache {
         let decoded = decode();
         duty.decoded = Some(decoded.clone());
         decoded
+    }
+
+    /// A frame was decoded, or could not be, that nobody else wants.
+    pub(super) fn note_beside(&self) {
+        self.lock().counts.decodes += 1;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -210,6 +210,9 @@ impl SnapshotReader {
             block.bytes.extend_from_slice(&content?);
             return Ok(offset);
         }
+        if let Some(shared) = &self.shared {
+            shared.cache.note_beside();
+        }
         block.bytes.resize(offset + frame.content_len(), 0);
         let room = block.bytes.get_mut(offset..).unwrap_or_default();
         match self.cursor.read_frame(frame, room) {
