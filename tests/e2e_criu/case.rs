@@ -64,6 +64,11 @@ pub(crate) fn criu() -> Option<PathBuf> {
     program
 }
 
+/// Why a restore failed: a process can be waited for a moment before the numbers of its threads are free.
+pub(crate) fn numbers_are_taken(why: &str) -> bool {
+    why.contains("File exists") || why.contains("create a thread: -17")
+}
+
 pub(crate) struct Case {
     pub(crate) stage: Stage,
     pub(crate) board: Board,
@@ -219,10 +224,8 @@ impl Case {
             let Err(why) = self.restore() else {
                 return daemon;
             };
-            // A process can be waited for a moment before the numbers of its threads are free.
-            let taken = why.contains("File exists") || why.contains("create a thread: -17");
             assert!(
-                taken && attempt < 3,
+                numbers_are_taken(&why) && attempt < 3,
                 "criu restore: {why}; the daemon: {}",
                 daemon.said()
             );

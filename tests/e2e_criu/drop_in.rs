@@ -5,7 +5,7 @@ use std::fs;
 use nix::sys::signal::Signal;
 
 use super::board::Slot;
-use super::case::{Case, Fill, Source};
+use super::case::{Case, Fill, Source, numbers_are_taken};
 use super::daemon::{Elsewhere, Kind};
 use super::stage::{Ended, Line};
 use super::support::wait_until;
@@ -64,17 +64,23 @@ fn it_writes_a_byte_when_it_listens() {
     {
         let byte = case.path("byte");
         case.board.reset();
-        fs::write(&byte, "").expect("a file");
         let script = format!("exec \"$@\" --status-fd {number} -o lazy.log {number}<>\"$0\"");
         let line = Line::new("sh")
             .words(["-c", &script])
             .path(&byte)
             .line(&case.daemon_line(kind, Source::Images));
-        let daemon = case.stage.start(&folder, "daemon", &line);
-        wait_until("the byte", || {
-            fs::read(&byte).is_ok_and(|said| !said.is_empty())
-        });
-        case.restore().expect("criu restore");
+        let daemon = loop {
+            fs::write(&byte, "").expect("a file");
+            let daemon = case.stage.start(&folder, "daemon", &line);
+            wait_until("the byte", || {
+                fs::read(&byte).is_ok_and(|said| !said.is_empty())
+            });
+            match case.restore() {
+                Ok(()) => break daemon,
+                Err(why) => assert!(numbers_are_taken(&why), "criu restore: {why}"),
+            }
+            case.stage.await_end(daemon, "the daemon");
+        };
         case.board.set(Slot::Go, 1);
         case.board.wait(Slot::Done, THREADS);
         assert_eq!(case.stage.await_end(daemon, "the daemon"), Ended::GOOD);
