@@ -394,3 +394,14 @@ fn who_may_not_change_the_directory_gets_a_snapshot_and_a_sentence() {
     assert!(before == files(&shop.path("dump")));
     shop.ok(&["verify", "snap"]);
 }
+
+/// With `--force`, what is restored would lack it, or be something else.
+#[test]
+fn an_image_is_not_replaced_by_the_snapshot() {
+    let (shop, _) = with_tree();
+    for name in ["dump/pages-1.img", "dump/new.img"] {
+        let arguments = ["import-criu", "dump", "-o", name, "--force"];
+        assert_refused(&shop, &arguments, &[name, "another name"]);
+    }
+    shop.ok(&["import-criu", "dump", "-o", "dump/snap"]);
+}

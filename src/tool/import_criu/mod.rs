@@ -29,6 +29,15 @@ const FRAME_PAGES: u16 = 8;
 
 pub(super) fn run(args: &ImportCriu) -> Result<(), Failure> {
     let folder = Folder::lock(&args.folder)?;
+    if is_an_image(args) {
+        return Err(refused(
+            &folder.path,
+            format!(
+                "{:?} would be one of its images: choose another name",
+                args.output
+            ),
+        ));
+    }
     if let Some(manifest) = Manifest::find(&args.folder)? {
         return finish(args, &folder, &manifest);
     }
@@ -54,6 +63,18 @@ pub(super) fn run(args: &ImportCriu) -> Result<(), Failure> {
         None => None,
     };
     report(args, &written, stripped.as_ref())
+}
+
+/// With `--force` it would be replaced, and be missing in what is restored.
+fn is_an_image(args: &ImportCriu) -> bool {
+    let folder = args.output.parent().map(|folder| {
+        // A name alone.
+        let here = folder.as_os_str().is_empty();
+        if here { Path::new(".") } else { folder }
+    });
+    let whole = |path: &Path| std::fs::canonicalize(path).ok();
+    args.output.extension().is_some_and(|end| end == "img")
+        && folder.and_then(whole) == whole(&args.folder)
 }
 
 /// Images that can be imported.
@@ -160,7 +181,12 @@ fn finish(args: &ImportCriu, folder: &Folder, manifest: &Manifest) -> Result<(),
     let belonging = Belonging::open(folder, manifest, &args.output)?;
     let stripping = stripping_of(args, folder, manifest, &belonging);
     compare(args, &stripping)?;
-    stripping.resume(&HeldSignals::new())?;
+    let signals = HeldSignals::new();
+    stripping.resume(&signals)?;
+    if signals.came() {
+        signals.obey();
+        return Err(begun(&folder.path, manifest));
+    }
     let stripped = stripping.complete()?;
     if args.writing.json {
         super::print_json(&Finished {
