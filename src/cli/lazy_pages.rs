@@ -117,6 +117,21 @@ pub struct Refused {
     /// Of the page server.
     #[arg(long, hide = true)]
     pub tls: bool,
+    /// Of the page server.
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub tls_cacert: Option<PathBuf>,
+    /// Of the page server.
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub tls_cacrl: Option<PathBuf>,
+    /// Of the page server.
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Of the page server.
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Of the page server.
+    #[arg(long, hide = true)]
+    pub tls_no_cn_verify: bool,
     /// Takes pages out of the images once they are read.
     #[arg(long, hide = true)]
     pub auto_dedup: bool,
@@ -139,7 +154,16 @@ impl LazyPages {
             || refused.address.is_some()
             || refused.port.is_some()
             || refused.ps_socket.is_some()
-            || refused.tls;
+            || refused.tls
+            || refused.tls_no_cn_verify
+            || [
+                &refused.tls_cacert,
+                &refused.tls_cacrl,
+                &refused.tls_cert,
+                &refused.tls_key,
+            ]
+            .iter()
+            .any(|file| file.is_some());
         let (option, instead) = if server {
             (
                 "--page-server",
@@ -222,6 +246,8 @@ mod tests {
         for (words, named) in [
             (&["--page-server"][..], "--page-server"),
             (&["--address", "127.0.0.1", "--port", "27"], "--page-server"),
+            (&["--tls-cacert", "x"], "--page-server"),
+            (&["--tls-no-cn-verify"], "--page-server"),
             (&["--auto-dedup"], "--auto-dedup"),
             (&["--action-script", "x"], "--action-script"),
             (&["--pidfile", "x"], "--pidfile"),
