@@ -65,7 +65,7 @@ pub(super) fn run(args: &LazyPages) -> Result<ExitCode, Failure> {
     let log = background::log(args.log_file.as_deref())?;
     let entrance = Entrance::make(&paths.work)?;
     let background = match args.daemon {
-        true => match Background::begin(args.pidfile.as_deref(), log)? {
+        true => match Background::begin(args.pidfile.as_deref(), log, args.json)? {
             Began::Here(background) => Some(background),
             Began::There(code) => {
                 // The socket is the other's now.
