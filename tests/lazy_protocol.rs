@@ -7,10 +7,12 @@
 mod criu_writer;
 mod support;
 
+use std::fs;
 use std::io::{IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -20,7 +22,7 @@ use nix::unistd::Pid;
 use uffd_restore::addr::AddrRange;
 use uffd_restore::uffd::{Features, Userfaultfd};
 
-use criu_writer::{Dump, PAGE, Vma, mm, pagemap, pages, pstree};
+use criu_writer::{Dump, INVENTORY, Message, PAGE, Vma, image, mm, pagemap, pages, pstree};
 use support::area::Area;
 use support::{Target, hear, say, uffd::agreed};
 
@@ -34,10 +36,13 @@ fn restored(_: &[&str]) {
     say(&format!("{:#x}", area.address()));
     let mut stream = None;
     let mut userfaultfd = None;
+    let mut folders = Vec::new();
     while let Some(line) = hear() {
         let words: Vec<&str> = line.split(' ').collect();
         match words[..] {
             ["connect", path] => stream = Some(UnixStream::connect(path).expect("it listens")),
+            // As criu restore has its images.
+            ["open", path] => folders.push(fs::File::open(path).expect("a folder")),
             ["number", number] => {
                 let number: i32 = number.parse().expect("a number");
                 let stream = stream.as_mut().expect("connected");
@@ -206,6 +211,32 @@ fn a_restore_that_makes_no_sense_is_ended() {
     assert_eq!(scene.daemon.wait().expect("a child").code(), Some(1));
 }
 
+/// The numbers of the processes are the same when a dump is made again, and the pages are not.
+#[test]
+fn a_restore_of_other_images_is_ended() {
+    let other = Dump::of(&[]);
+    let inventory = Message::default().number(1, 2).number(9, 4711);
+    other.put("inventory.img", &image(INVENTORY, &[inventory]));
+    let other = other.folder();
+    let mut scene = Scene::new();
+    scene.process.tell(&format!("open {}", other.display()));
+    scene.connect();
+    scene.assert_killed();
+    assert_eq!(scene.daemon.wait().expect("a child").code(), Some(1));
+    // Those that it builds on may be open, too.
+    let mut scene = Scene::new();
+    let served = scene.dump.folder();
+    for folder in [&other, &served, &other] {
+        scene.process.tell(&format!("open {}", folder.display()));
+    }
+    scene.connect();
+    scene.hand_over();
+    scene.process.tell(&format!("register 0 {PAGES}"));
+    scene.process.tell("close");
+    scene.process.tell(&format!("number {FINISHED}"));
+    assert_eq!(scene.look(5), 6);
+}
+
 /// At no instant between its first byte and its descriptor can the daemon be killed and the process live.
 #[test]
 fn whoever_has_begun_to_hand_over_does_not_outlive_the_daemon() {
@@ -230,6 +261,56 @@ fn whoever_has_begun_to_hand_over_does_not_outlive_the_daemon() {
         }
         scene.daemon.kill().expect("it is there");
         scene.assert_killed();
+    }
+}
+
+/// In the background there is no other standard output.
+#[test]
+fn what_is_for_programs_goes_to_the_log() {
+    let dump = Dump::of(&[(7, 0)]);
+    let folder = dump.folder();
+    let status = Command::new(env!("CARGO_BIN_EXE_uffd-restore"))
+        .args(["lazy-pages", "-d", "--json", "-o", "log"])
+        .args(["--connect-timeout", "100ms", "-D"])
+        .arg(&folder)
+        .stdin(Stdio::null())
+        .status()
+        .expect("it starts");
+    assert!(status.success());
+    let said = || fs::read_to_string(folder.join("log")).unwrap_or_default();
+    support::wait_until("its end", || said().contains("--connect-timeout"));
+    let listening = said().lines().next().map(str::to_owned);
+    let listening = listening.expect("a line");
+    assert!(listening.contains(r#""event":"listening""#), "{listening}");
+}
+
+/// Whether the command line of a process names a folder.
+fn is_named(folder: &Path) -> bool {
+    let name = folder.to_string_lossy().into_owned();
+    let processes = fs::read_dir("/proc").expect("proc").flatten();
+    processes
+        .filter_map(|process| fs::read(process.path().join("cmdline")).ok())
+        .any(|line| String::from_utf8_lossy(&line).contains(&name))
+}
+
+/// Nobody would know of it, and nobody could connect.
+#[test]
+fn whose_number_cannot_be_written_does_not_go_on() {
+    let dump = Dump::of(&[]);
+    let folder = &dump.folder();
+    dump.put("pstree.img", &pstree(&[(7, 0)]));
+    for pidfile in ["missing/pid", "/dev/full"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_uffd-restore"))
+            .args(["lazy-pages", "-d", "--pidfile", pidfile, "-D"])
+            .arg(folder)
+            .stdin(Stdio::null())
+            .output()
+            .expect("it starts");
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(pidfile), "{said}");
+        assert!(!folder.join("lazy-pages.socket").exists());
+        support::wait_until("nobody is left", || !is_named(folder));
     }
 }
 

@@ -35,6 +35,7 @@ use std::fs::File;
 use std::path::PathBuf;
 
 pub use error::{Fault, ImagesError};
+pub use open::inventory_of;
 pub use places::Places;
 pub use records::sum;
 

@@ -36,6 +36,12 @@ impl Images {
     }
 }
 
+/// XXH3 of the inventory.img of a directory, if it has one that is understood.
+#[must_use]
+pub fn inventory_of(folder: &Path) -> Option<u64> {
+    check_inventory(folder).ok().flatten()
+}
+
 /// Refuses images of a version that is not known. Returns the XXH3 of inventory.img, or `None` if there is none.
 pub(super) fn check_inventory(folder: &Path) -> Result<Option<u64>, ImagesError> {
     let path = folder.join("inventory.img");

@@ -189,7 +189,8 @@ impl Engine {
         }
     }
 
-    /// Lets go of its descriptor when it is dead.
+    /// Lets go of its descriptor when it is dead. What descends from it goes as well: it has no memory that could be missing, or has not
+    /// handed over yet, and waits for a restore that nobody goes on with.
     fn end_restored(&mut self, id: SpaceId) {
         self.given_up.insert(id);
         let Some(target) = self.roots.target_of(id).cloned() else {
@@ -197,6 +198,7 @@ impl Engine {
                         somebody ends it";
             return tell(&self.target, what);
         };
+        kill_family(&target);
         if let Err(errno) = target.kill() {
             tell(&target, &format!("it cannot be killed: {errno}: end it"));
         }

@@ -1,6 +1,7 @@
 //! The images: what is owed to whom, and where it comes from.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,9 +11,10 @@ use snapshot_format::PAGE_BYTES;
 use super::content::{Content, Packed};
 use crate::addr::AddrRange;
 use crate::cli::lazy_pages::LazyPages;
-use crate::criu::{Images, Process};
+use crate::criu::{Images, Process, inventory_of};
 use crate::daemon::summary::{as_json, size};
 use crate::failure::Failure;
+use crate::serve::Target;
 use crate::source::PageSource;
 use crate::space::{AddressSpace, Kind};
 use crate::terminal::printable;
@@ -21,6 +23,8 @@ use crate::tool;
 /// A dump, ready to be restored from.
 pub(super) struct Dump {
     folder: PathBuf,
+    /// XXH3 of inventory.img.
+    inventory: u64,
     pub(super) source: Arc<dyn PageSource>,
     /// What has the pages, if the images have not.
     pub(super) packed: Option<Packed>,
@@ -56,6 +60,7 @@ impl Dump {
         let (source, packed) = content.into_source();
         Ok(Self {
             folder: folder.to_path_buf(),
+            inventory: images.inventory,
             source,
             packed,
             zombies: images.processes.len() - processes.len(),
@@ -66,6 +71,25 @@ impl Dump {
 
     pub(super) fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// The images that a process has open, if they are of another dump: only by the numbers of the processes these could not be told
+    /// from them, and a dump that is made again has the same ones.
+    pub(super) fn other_than_of(&self, host: &Target) -> Option<PathBuf> {
+        let table = PathBuf::from(format!("/proc/{}/fd", host.pid));
+        let mut other = None;
+        for open in fs::read_dir(table).into_iter().flatten().flatten() {
+            let open = open.path();
+            // Only directories have one. What cannot be looked at says nothing.
+            let Some(inventory) = inventory_of(&open) else {
+                continue;
+            };
+            if inventory == self.inventory {
+                return None;
+            }
+            other = fs::read_link(&open).ok();
+        }
+        other
     }
 
     /// What is owed to the process with this number in the images, once.

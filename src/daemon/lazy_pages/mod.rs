@@ -167,18 +167,18 @@ impl Prepared {
         let name = printable(&dump.folder().display().to_string());
         let patience = Some(args.connect_timeout).filter(|time| *time > Duration::ZERO);
         let (stream, host) = entrance.admit(patience)?;
+        let host = Arc::new(host);
         let (herald, arrivals) = serve::arrivals()?;
         let serving = dump.serving(args.json);
         let cache = dump.packed.as_ref().map(|packed| Arc::clone(&packed.cache));
-        receiving::start(stream, dump, self.guard, herald).map_err(ServeError::Thread)?;
+        let from = Arc::clone(&host);
+        receiving::start(stream, from, dump, self.guard, herald).map_err(ServeError::Thread)?;
         let quiet = args.quiet;
-        let report = self
-            .server
-            .serve_all(Arc::new(host), arrivals, move |owed| {
-                if !quiet {
-                    summary::announce(serving(owed));
-                }
-            });
+        let report = self.server.serve_all(host, arrivals, move |owed| {
+            if !quiet {
+                summary::announce(serving(owed));
+            }
+        });
         self.sets.finish();
         if let Some(metrics) = self.metrics {
             metrics.finish(&report);

@@ -8,18 +8,20 @@ use std::thread;
 use super::dump::Dump;
 use crate::handover::criu::{Announced, CriuError, Message, Messages};
 use crate::handover::receive::make_ready;
-use crate::serve::{Arrival, Guard, Herald, Newcomer};
+use crate::serve::{Arrival, Guard, Herald, Newcomer, Target};
 use crate::terminal::mention;
 
 /// Announces what comes, until there is no more.
 pub(super) fn start(
     stream: UnixStream,
+    host: Arc<Target>,
     dump: Dump,
     guard: Guard,
     herald: Herald,
 ) -> io::Result<()> {
     let receiver = Receiver {
-        messages: Messages::of(stream)?,
+        messages: Messages::of(stream, Arc::clone(&host))?,
+        host,
         dump,
         guard,
         herald,
@@ -31,6 +33,7 @@ pub(super) fn start(
 
 struct Receiver {
     messages: Messages,
+    host: Arc<Target>,
     dump: Dump,
     guard: Guard,
     herald: Herald,
@@ -60,6 +63,10 @@ impl Receiver {
     }
 
     fn receive_all(&mut self) -> Result<(), CriuError> {
+        if let Some(restored) = self.dump.other_than_of(&self.host) {
+            let served = self.dump.folder().to_path_buf();
+            return Err(CriuError::OtherImages { restored, served });
+        }
         loop {
             match self.messages.next()? {
                 Message::Zombie(_) => {}

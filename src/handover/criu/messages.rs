@@ -3,13 +3,15 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::handover::scm::{self, Piece};
 use crate::processes::number_of;
-use crate::readable::readable_within;
 use crate::serve::Target;
 use crate::uffd::Userfaultfd;
 
@@ -47,6 +49,19 @@ pub enum CriuError {
         "criu restore closed the connection before it had finished: the restore failed, look into its log"
     )]
     Closed,
+    /// Who would have said so has ended.
+    #[error("criu restore has ended before it had finished: the restore failed, look into its log")]
+    Ended,
+    /// What is restored is not what is served.
+    #[error(
+        "criu restore restores {restored:?}, which is another dump than {served:?}: give both the same images"
+    )]
+    OtherImages {
+        /// The directory of criu restore.
+        restored: PathBuf,
+        /// The directory of this program.
+        served: PathBuf,
+    },
     /// That is not the protocol.
     #[error("what came from criu restore is not understood: {0}")]
     Protocol(String),
@@ -73,19 +88,23 @@ impl From<Errno> for CriuError {
 
 /// A connection of criu restore.
 #[derive(Debug)]
-pub struct Messages(UnixStream);
+pub struct Messages {
+    stream: UnixStream,
+    host: Arc<Target>,
+}
 
 impl Messages {
-    /// What comes over this connection.
+    /// What comes over this connection, which `host` has made.
     ///
     /// # Errors
     /// The kernel does not say who sends what.
-    pub fn of(stream: UnixStream) -> Result<Self, Errno> {
+    pub fn of(stream: UnixStream, host: Arc<Target>) -> Result<Self, Errno> {
         scm::signed(&stream)?;
-        Ok(Self(stream))
+        Ok(Self { stream, host })
     }
 
-    /// The next message, however long it takes. Tasks that are restored share the connection, and send one after the other.
+    /// The next message, however long it takes. Tasks that are restored share the connection, and send one after the other. The last
+    /// word is the host's: when it has ended there is none, although tasks that wait for it may keep the connection open for ever.
     ///
     /// # Errors
     /// [`CriuError`].
@@ -128,17 +147,27 @@ impl Messages {
     }
 
     fn receive(&self, room: &mut [u8]) -> Result<Piece, CriuError> {
-        const A_WHILE: Duration = Duration::from_secs(3600);
         loop {
-            match scm::receive_signed(self.0.as_fd(), room) {
+            // Looked at first: what it has sent before is read.
+            let is_over = self.host.ends_within(Duration::ZERO);
+            match scm::receive_signed(self.stream.as_fd(), room) {
                 Ok(piece) if piece.bytes == 0 => return Err(CriuError::Closed),
                 Ok(piece) => return Ok(piece),
                 Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => {
-                    readable_within(&self.0, A_WHILE);
-                }
+                Err(Errno::EAGAIN) if is_over => return Err(CriuError::Ended),
+                Err(Errno::EAGAIN) => self.wait()?,
                 Err(errno) => return Err(errno.into()),
             }
+        }
+    }
+
+    /// Until there is something to read, or the host has ended.
+    fn wait(&self) -> Result<(), Errno> {
+        let waited = [self.stream.as_fd(), self.host.as_fd()];
+        let mut waited = waited.map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN));
+        match poll(&mut waited, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(errno),
         }
     }
 }
@@ -153,14 +182,21 @@ fn named(pid: i32, number: i32) -> Option<Target> {
 mod tests {
     use std::io::{IoSlice, Write};
     use std::os::fd::AsRawFd;
+    use std::process::Command;
 
     use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
     use super::*;
 
     fn pair() -> (UnixStream, Messages) {
+        let me = i32::try_from(std::process::id()).expect("a pid");
+        from(me)
+    }
+
+    fn from(pid: i32) -> (UnixStream, Messages) {
         let (near, far) = UnixStream::pair().expect("sockets");
-        (near, Messages::of(far).expect("a socket"))
+        let host = Target::open(pid, String::new()).expect("it exists");
+        (near, Messages::of(far, Arc::new(host)).expect("a socket"))
     }
 
     fn send_descriptor(stream: &UnixStream) {
@@ -195,6 +231,29 @@ mod tests {
         assert_eq!(announced(1234), None, "that is not our number");
         assert!(matches!(messages.next(), Ok(Message::Finished)));
         assert!(matches!(messages.next(), Err(CriuError::Closed)));
+    }
+
+    /// Zombies that are being restored keep the connection, and wait for criu restore.
+    #[test]
+    fn nobody_is_waited_for_when_the_host_has_ended() {
+        let mut host = Command::new("sleep").arg("1000").spawn().expect("sleep");
+        let (mut criu, messages) = from(i32::try_from(host.id()).expect("a pid"));
+        criu.write_all(&(-77_i32).to_le_bytes()).expect("room");
+        let ended = std::thread::spawn(move || {
+            assert!(matches!(messages.next(), Ok(Message::Zombie(77))));
+            messages.next()
+        });
+        host.kill().expect("a child");
+        host.wait().expect("a child");
+        let ended = ended.join().expect("no panic");
+        assert!(matches!(ended, Err(CriuError::Ended)), "{ended:?}");
+        // What it has said is heard.
+        let mut host = Command::new("true").spawn().expect("true");
+        let (mut criu, messages) = from(i32::try_from(host.id()).expect("a pid"));
+        host.wait().expect("a child");
+        criu.write_all(b"FTSR").expect("room");
+        assert!(matches!(messages.next(), Ok(Message::Finished)));
+        assert!(matches!(messages.next(), Err(CriuError::Ended)));
     }
 
     #[test]
