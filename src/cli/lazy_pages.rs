@@ -52,7 +52,7 @@ pub struct LazyPages {
     /// Snapshot that has the pages, as `uffd-snapshot import-criu` writes it
     #[arg(long, value_name = "FILE")]
     pub snapshot: Option<PathBuf>,
-    /// Pages to install before they are touched [default: all; while recording, none]
+    /// Pages to install before they are touched [default: all; while recording, all once that is over]
     #[arg(long, value_enum)]
     pub prefill: Option<PrefillName>,
     /// How long to wait before --prefill all begins, from the end of the restore on

@@ -73,6 +73,25 @@ impl Dump {
         &self.folder
     }
 
+    /// Refuses what would fail half-way: without descriptors for all of its processes, nor any to find and end those that have come.
+    pub(super) fn refuse_without_room(&self, most: u64) -> Result<(), Failure> {
+        /// Its userfaultfd, and two by which it is known.
+        const EACH: u64 = 3;
+        /// For files, threads and what else there is.
+        const OTHERS: u64 = 64;
+        let needed = self.processes.len() as u64 * EACH + OTHERS;
+        // It may not be known.
+        if most == 0 || needed <= most {
+            return Ok(());
+        }
+        Err(Failure::Mismatch(format!(
+            "{:?} has {}, for which this program would have {needed} files open, and it may have {most}: raise the limit (ulimit -n, \
+             LimitNOFILE=)",
+            self.folder,
+            tool::counted(self.processes.len() as u64, "process"),
+        )))
+    }
+
     /// The images that a process has open, if they are of another dump: only by the numbers of the processes these could not be told
     /// from them, and a dump that is made again has the same ones.
     pub(super) fn other_than_of(&self, host: &Target) -> Option<PathBuf> {

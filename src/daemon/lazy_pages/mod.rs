@@ -56,11 +56,12 @@ pub(super) fn run(args: &LazyPages) -> Result<ExitCode, Failure> {
     serve::hold_signals()
         .map_err(|errno| Failure::Usage(format!("cannot hold signals: {errno}")))?;
     // Each file of the images takes a descriptor, and each process.
-    raise_descriptors();
+    let descriptors = raise_descriptors();
     share_memory();
     let paths = Paths::of(args)?;
     // What is wrong with them is found out before anybody can connect.
     let dump = Dump::open(&paths.images, paths.snapshot.as_deref(), args)?;
+    dump.refuse_without_room(descriptors)?;
     std::env::set_current_dir(&paths.work).map_err(Failure::io("go to", &paths.work))?;
     let log = background::log(args.log_file.as_deref())?;
     let entrance = Entrance::make(&paths.work)?;
