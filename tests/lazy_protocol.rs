@@ -41,6 +41,7 @@ fn restored(_: &[&str]) {
         let words: Vec<&str> = line.split(' ').collect();
         match words[..] {
             ["connect", path] => stream = Some(UnixStream::connect(path).expect("it listens")),
+            ["disconnect"] => drop(stream.take()),
             // As criu restore has its images.
             ["open", path] => folders.push(fs::File::open(path).expect("a folder")),
             ["number", number] => {
@@ -201,6 +202,17 @@ fn what_is_complete_before_all_have_come_stays_served() {
     assert!(scene.daemon.wait().expect("a child").success());
 }
 
+/// Whoever looks whether anybody listens is no restore, and may be anybody: the parent of all containers, for instance.
+#[test]
+fn who_has_sent_nothing_is_not_ended() {
+    let mut scene = Scene::new();
+    scene.connect();
+    scene.process.tell("disconnect");
+    assert_eq!(scene.daemon.wait().expect("a child").code(), Some(1));
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(scene.look(3), 0, "it is alive");
+}
+
 /// Who restores may have made processes that have not handed over.
 #[test]
 fn a_restore_that_makes_no_sense_is_ended() {
@@ -282,6 +294,32 @@ fn what_is_for_programs_goes_to_the_log() {
     let listening = said().lines().next().map(str::to_owned);
     let listening = listening.expect("a line");
     assert!(listening.contains(r#""event":"listening""#), "{listening}");
+}
+
+/// It would fail half-way, with no descriptor left to find whom to end.
+#[test]
+fn more_processes_than_descriptors_are_refused_before_anybody_connects() {
+    let processes: Vec<(u64, u64)> = (7..27).map(|pid| (pid, 0)).collect();
+    let dump = Dump::of(&processes);
+    for (pid, _) in processes {
+        dump.put(&format!("mm-{pid}.img"), &mm(&[]));
+        dump.put(&format!("pagemap-{pid}.img"), &pagemap(pid, &[]));
+    }
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -n 100 && exec \"$@\"", "sh"])
+        .arg(env!("CARGO_BIN_EXE_uffd-restore"))
+        .args(["lazy-pages", "-D"])
+        .arg(dump.folder())
+        .stdin(Stdio::null())
+        .output()
+        .expect("it starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("20 processes") && said.contains("100"),
+        "{said}"
+    );
+    assert!(!dump.folder().join("lazy-pages.socket").exists());
 }
 
 /// Whether the command line of a process names a folder.

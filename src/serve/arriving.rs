@@ -27,6 +27,8 @@ pub enum Arrival {
     Complete,
     /// No more will come, and those that have must not run: why.
     Failed(String),
+    /// None has come and none will: why. Whoever was to hand them over has not begun, and may be anybody.
+    Left(String),
 }
 
 /// A process that is handed over.
@@ -123,6 +125,9 @@ impl Engine {
                 Arrival::Process(newcomer) => self.take_in(*newcomer),
                 Arrival::Complete => self.all_have_come(now),
                 Arrival::Failed(why) => self.restore_failed(&why),
+                Arrival::Left(why) => {
+                    self.end_expecting(&why);
+                }
             }
         }
     }
@@ -170,14 +175,19 @@ impl Engine {
         (expected.complete)(self.session.owes());
     }
 
-    /// They must not run, with what they have. Whoever restored them may have ended them already.
-    pub(super) fn restore_failed(&mut self, why: &str) {
-        let Some(mut expected) = self.expected.take() else {
-            return;
-        };
+    fn end_expecting(&mut self, why: &str) -> Option<Expected> {
+        let expected = self.expected.take()?;
         self.failed = true;
         self.poller.remove(&*expected.arrivals.bell);
         mention(&format!("uffd-restore: {why}"));
+        Some(expected)
+    }
+
+    /// They must not run, with what they have. Whoever restored them may have ended them already.
+    pub(super) fn restore_failed(&mut self, why: &str) {
+        let Some(mut expected) = self.end_expecting(why) else {
+            return;
+        };
         kill_family(&self.target);
         while let Ok(arrival) = expected.arrivals.coming.try_recv() {
             if let Arrival::Process(newcomer) = arrival {

@@ -25,6 +25,7 @@ pub(super) fn start(
         dump,
         guard,
         herald,
+        begun: false,
         unwatched: 0,
     };
     let thread = thread::Builder::new().name("receive".into());
@@ -37,6 +38,8 @@ struct Receiver {
     dump: Dump,
     guard: Guard,
     herald: Herald,
+    /// Something has come.
+    begun: bool,
     /// Processes that cannot be ended if this program is killed.
     unwatched: usize,
 }
@@ -45,6 +48,14 @@ impl Receiver {
     fn run(mut self) {
         let last = match self.receive_all() {
             Ok(()) => Arrival::Complete,
+            // Nothing is on its way. It may have been somebody who looked whether anybody listens.
+            Err(error @ CriuError::Closed) if !self.begun => {
+                let Self {
+                    messages, herald, ..
+                } = self;
+                drop(messages);
+                return announce(&herald, Arrival::Left(error.to_string()));
+            }
             Err(error) => Arrival::Failed(error.to_string()),
         };
         let complete = matches!(last, Arrival::Complete);
@@ -68,7 +79,9 @@ impl Receiver {
             return Err(CriuError::OtherImages { restored, served });
         }
         loop {
-            match self.messages.next()? {
+            let message = self.messages.next()?;
+            self.begun = true;
+            match message {
                 Message::Zombie(_) => {}
                 Message::Process(announced) => self.take_in(announced)?,
                 Message::Finished => return Ok(()),
@@ -127,9 +140,13 @@ impl Receiver {
     }
 
     fn announce(&self, arrival: Arrival) {
-        if let Err(refused) = self.herald.announce(arrival) {
-            // Nobody serves any more. Descriptors stay open until this program ends.
-            std::mem::forget(refused);
-        }
+        announce(&self.herald, arrival);
+    }
+}
+
+fn announce(herald: &Herald, arrival: Arrival) {
+    if let Err(refused) = herald.announce(arrival) {
+        // Nobody serves any more. Descriptors stay open until this program ends.
+        std::mem::forget(refused);
     }
 }
