@@ -72,6 +72,7 @@ impl Engine {
 
     /// Gives up, and does not return before nothing is owed to anybody: what is let go of becomes zeros.
     pub(super) fn end_at_once(&mut self, why: &str) {
+        self.filling.leases.close(&mut self.session);
         while self.session.spaces().next().is_some() {
             // Whatever made this program fail may do so again.
             let done = catch_unwind(AssertUnwindSafe(|| {

@@ -29,7 +29,7 @@ pub(super) const LOOK_AROUND: Duration = Duration::from_millis(100);
 
 /// A session and everything around it.
 pub(super) struct Engine {
-    pub(super) session: Session<Userfaultfd>,
+    pub(super) session: Session<Arc<Userfaultfd>>,
     pub(super) supply: Supply,
     pub(super) poller: Poller,
     /// The process that was handed over; or, where several are, whoever hands them over.
@@ -127,7 +127,7 @@ impl Engine {
             space,
             kept_by_peer,
         } = handover;
-        let root = self.session.add(userfaultfd, space);
+        let root = self.session.add(Arc::new(userfaultfd), space);
         self.roots
             .add(root, Some(Arc::clone(&target)), kept_by_peer);
         // What there is to read already, and address spaces that are owed nothing.
@@ -162,7 +162,10 @@ impl Engine {
         let mut placement = Placement::of_this_thread(self.options.follow);
         while self.expected.is_some() || self.session.spaces().next().is_some() {
             let most = self.patience(now);
-            if let Err(errno) = self.poller.wait(most, &mut ready) {
+            self.let_others_install(now);
+            let waited = self.poller.wait(most, &mut ready);
+            self.filling.leases.close(&mut self.session);
+            if let Err(errno) = waited {
                 self.end_at_once(&format!("cannot wait for events: {errno}"));
                 return;
             }
@@ -219,6 +222,12 @@ impl Engine {
             match work {
                 Work::Demand(request) => self.deliver(request, block, now),
                 Work::Fill(request) => self.filling.fetched(request, block),
+                Work::Rest(request) => self.filling.left_over(request, block),
+                Work::Install(request, lease) => {
+                    self.filling.installed(&request, &lease);
+                    self.supply.pool.give_back(block);
+                    self.soon_again(request.space);
+                }
                 Work::Frame { plan, .. } => self.frame_came(plan, block, failed, now),
             }
         }

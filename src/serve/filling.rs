@@ -1,9 +1,13 @@
 //! Pages that nobody waits for. One block at a time, and only when everything that was asked for is done.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use snapshot_format::PAGE_BYTES;
+
 use super::engine::Engine;
+use super::lease::{Lease, Leases};
 use super::pace::Pace;
 use super::pool::Work;
 use crate::addr::Addr;
@@ -12,6 +16,12 @@ use crate::space::{AddressSpace, Found};
 
 /// Pages of one request, where frames are not larger: 128 KiB are installed in about 50 µs, and no fault waits longer for that.
 const PAGES: u64 = 32;
+/// The same of memory that the pool installs itself: fewer hand-overs, and the loop is not needed for them.
+const UNIT: u64 = 256;
+/// Bytes that it installs in one go: about 20 µs, and a fault waits for the end of it.
+const SLICE: usize = 64 << 10;
+/// The same while the target asks.
+const SHORT_SLICE: usize = 16 << 10;
 /// Requests for who reads in order that are under way at a time: each takes room, and there may be many VMs.
 const READERS: usize = 2;
 
@@ -28,6 +38,8 @@ pub(super) struct Filling {
     ahead_under_way: usize,
     /// For each address space, how far its memory has been asked for in this round, and how many requests are out.
     rounds: BTreeMap<SpaceId, Round>,
+    /// What the pool installs.
+    pub(super) leases: Leases,
     /// The space asked for last: each gets its turn.
     last: Option<SpaceId>,
     died_owing: bool,
@@ -83,6 +95,21 @@ impl Filling {
         }
     }
 
+    /// A part of what the pool was to install, and has not.
+    pub(super) fn left_over(&mut self, request: Request, block: Block) {
+        self.under_way += 1;
+        if let Some(round) = self.rounds.get_mut(&request.space) {
+            round.out += 1;
+        }
+        self.fetched.push_back((request, block));
+    }
+
+    /// The pool has done with a request.
+    pub(super) fn installed(&mut self, request: &Request, lease: &Arc<Lease>) {
+        self.leases.returned(lease);
+        self.taken(request.space);
+    }
+
     /// To be fetched before what is only there to have all.
     pub(super) fn fetch_soon(&mut self, requests: impl IntoIterator<Item = Request>) {
         self.ahead.extend(requests);
@@ -105,6 +132,7 @@ impl Filling {
     }
 
     pub(super) fn forget(&mut self, space: SpaceId) {
+        self.leases.revoke(space);
         self.ahead.retain(|request| request.space != space);
         self.rounds.remove(&space);
     }
@@ -186,25 +214,42 @@ impl Engine {
         }
     }
 
+    /// Until something happens.
+    pub(super) fn let_others_install(&self, now: Instant) {
+        let slice = match self.filling.pace.is_asked(now) {
+            true => SHORT_SLICE,
+            false => SLICE,
+        };
+        self.filling.leases.open(&self.session, slice);
+    }
+
     /// Keeps the pool busy, but not far ahead.
     pub(super) fn fetch_ahead(&mut self, now: Instant) {
         if !self.fills(now) {
             return;
         }
-        let hurry = self.asked_to_end || self.options.prefill_urgent;
-        let asked = self.filling.pace.is_asked(now) && !hurry;
-        let most = if asked { 1 } else { 2 * self.options.jobs };
+        let asked = self.filling.pace.is_asked(now) && !self.asked_to_end;
+        let most = match (asked, self.options.prefill_urgent) {
+            (false, _) => 2 * self.options.jobs,
+            // A processor for who asks.
+            (true, true) => (self.options.jobs / 2).max(1),
+            (true, false) => 1,
+        };
         if self.filling.under_way >= most {
             return;
         }
         let spaces: Vec<SpaceId> = self.session.spaces().collect();
         let after = spaces.partition_point(|&space| Some(space) <= self.filling.last);
-        for &space in spaces[after..].iter().chain(&spaces[..after]) {
-            if self.filling.under_way >= most {
-                return;
-            }
-            if self.fetch_for(space, now) {
-                self.filling.last = Some(space);
+        let mut wants = true;
+        while std::mem::take(&mut wants) {
+            for &space in spaces[after..].iter().chain(&spaces[..after]) {
+                if self.filling.under_way >= most {
+                    return;
+                }
+                if self.fetch_for(space, now) {
+                    self.filling.last = Some(space);
+                    wants = true;
+                }
             }
         }
     }
@@ -220,7 +265,17 @@ impl Engine {
             false => self.filling.pace.pages(PAGES, now),
         };
         let pages = few.max(self.supply.granularity);
-        let Some(request) = self.session.fill_request(space, pages) else {
+        let polite = self.filling.pace.is_asked(now) && !self.options.prefill_urgent;
+        let lends = self.options.prefill_rate.is_none() && (self.asked_to_end || !polite);
+        let request = self.session.fill_request_by(space, |kind| {
+            let small = !kind.shared && kind.page_bytes == PAGE_BYTES;
+            if lends && small {
+                UNIT.max(pages)
+            } else {
+                pages
+            }
+        });
+        let Some(request) = request else {
             return false;
         };
         if request.at <= round.reached || round.owed == 0 {
@@ -238,7 +293,15 @@ impl Engine {
         round.reached = request.at;
         round.out += 1;
         self.filling.under_way += 1;
-        if !self.supply.pool.ask(Work::Fill(request)) {
+        let lease = match lends {
+            true => self.filling.leases.grant(&self.session, &request),
+            false => None,
+        };
+        let work = match lease {
+            Some(lease) => Work::Install(request, lease),
+            None => Work::Fill(request),
+        };
+        if !self.supply.pool.ask(work) {
             self.filling.taken(space);
             return false;
         }

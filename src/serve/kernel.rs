@@ -5,39 +5,41 @@
 )]
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use crate::addr::{Addr, AddrRange};
 use crate::session::Installer;
 use crate::uffd::{Message, Outcome, ReadError, Stop, Userfaultfd};
 
-impl Installer for Userfaultfd {
+/// Shared with the threads that install beside the loop.
+impl Installer for Arc<Userfaultfd> {
     fn read(&mut self, messages: &mut Vec<Message>) -> Result<usize, ReadError> {
-        Self::read(self, messages)
+        self.as_ref().read(messages)
     }
 
     fn copy(&mut self, at: Addr, content: &[u8]) -> Outcome {
-        Self::copy(self, at, content)
+        self.as_ref().copy(at, content)
     }
 
     fn zero(&mut self, range: AddrRange) -> Outcome {
-        Self::zero(self, range)
+        self.as_ref().zero(range)
     }
 
     fn poison(&mut self, range: AddrRange) -> Outcome {
-        Self::poison(self, range)
+        self.as_ref().poison(range)
     }
 
     fn wake(&mut self, range: AddrRange) {
         // It fails for addresses that no thread can wait at, and for no other reason.
-        let _ = Self::wake(self, range);
+        let _ = self.as_ref().wake(range);
     }
 
     fn probe(&mut self, at: Addr, page_bytes: u64) -> Option<Stop> {
-        Self::probe(self, at, page_bytes)
+        self.as_ref().probe(at, page_bytes)
     }
 
     fn of_child(&mut self, descriptor: RawFd) -> Self {
-        Self::of_forked(descriptor)
+        Self::new(Userfaultfd::of_forked(descriptor))
     }
 }
 

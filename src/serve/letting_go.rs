@@ -4,6 +4,7 @@
 //! Closing ours would not unregister anything: whoever touches a page that is not there would wait for ever. And a madvise(2)
 //! whose REMOVE nobody reads would never return.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -46,9 +47,12 @@ pub(super) fn unregister(userfaultfd: &Userfaultfd, ranges: &[AddrRange]) {
 ///
 /// # Errors
 /// The descriptor.
-pub fn poison(userfaultfd: Userfaultfd, space: AddressSpace) -> Result<(), Option<Userfaultfd>> {
+pub fn poison(
+    userfaultfd: Userfaultfd,
+    space: AddressSpace,
+) -> Result<(), Option<Arc<Userfaultfd>>> {
     let mut session = Session::new(OnFailure::Poison);
-    let id = session.add(userfaultfd, space);
+    let id = session.add(Arc::new(userfaultfd), space);
     if poison_all(&mut session, id, "it is not served") {
         Ok(())
     } else {
@@ -57,7 +61,7 @@ pub fn poison(userfaultfd: Userfaultfd, space: AddressSpace) -> Result<(), Optio
 }
 
 /// True when nothing is owed to an address space any more.
-pub(super) fn poison_all(session: &mut Session<Userfaultfd>, id: SpaceId, why: &str) -> bool {
+pub(super) fn poison_all(session: &mut Session<Arc<Userfaultfd>>, id: SpaceId, why: &str) -> bool {
     let until = Instant::now() + STUCK;
     loop {
         match session.abandon(id, why, Instant::now()) {

@@ -9,6 +9,8 @@
 //! | `leaving.rs` | address spaces that end                                                  |
 //! | `ending.rs`  | what happens when not all can be served to the end                        |
 //! | `filling.rs` | pages that nobody waits for                                               |
+//! | `gate.rs`    | when others may install beside the loop                                   |
+//! | `lease.rs`   | memory that threads of the pool install themselves                        |
 //! | `replay.rs`  | pages that were touched last time: what is decoded, and what has come    |
 //! | `replaying.rs` | installing them                                                        |
 //! | `recording.rs` | which pages are touched this time                                      |
@@ -28,8 +30,10 @@ mod arriving;
 mod ending;
 mod engine;
 mod filling;
+mod gate;
 mod guard;
 mod kernel;
+mod lease;
 mod leaving;
 pub mod letting_go;
 mod pace;

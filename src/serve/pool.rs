@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, select_biased, unbounded
 use nix::sys::eventfd::EventFd;
 use snapshot_format::working_set::{Frames, WorkingSet};
 
+use super::lease::Lease;
 use super::replay::Plan;
 use super::{ServeError, bell};
 use crate::session::{Block, Request, What};
@@ -22,6 +23,10 @@ pub(super) enum Work {
     Demand(Request),
     /// Pages that nobody waits for.
     Fill(Request),
+    /// The same, to be installed as far as it is lent. What is not is sent back as [`Work::Rest`], and then this, without content.
+    Install(Request, Arc<Lease>),
+    /// A part of what was to be installed, which the loop is to look at.
+    Rest(Request),
     /// A frame of a working set.
     Frame {
         set: Arc<WorkingSet<File>>,
@@ -78,6 +83,7 @@ impl Workers {
             let worker = Worker {
                 reader: source.reader(),
                 frames: None,
+                part: PART.max(source.granularity()),
                 demands: demands.clone(),
                 fills: fills.clone(),
             };
@@ -120,7 +126,7 @@ impl Pool {
     pub(super) fn ask(&mut self, work: Work) -> bool {
         let way = match work {
             Work::Demand(_) => &self.workers.demand,
-            Work::Fill(_) | Work::Frame { .. } => &self.workers.fill,
+            _ => &self.workers.fill,
         };
         let job = Job {
             work,
@@ -156,10 +162,23 @@ impl Pool {
     }
 }
 
+impl Client {
+    fn tell(&self, done: Done) {
+        // Nobody listens any more when the session is over.
+        let _ = self.done.send(done);
+        let _ = self.bell.write(1);
+    }
+}
+
+/// Pages that are read in one go to be installed, where frames are not larger.
+const PART: u64 = 32;
+
 struct Worker {
     reader: Box<dyn PageReader>,
     /// Of the working set that was read last.
     frames: Option<(Arc<WorkingSet<File>>, Frames<File>)>,
+    /// Pages that are read in one go to be installed.
+    part: u64,
     demands: Receiver<Job>,
     fills: Receiver<Job>,
 }
@@ -196,16 +215,48 @@ impl Worker {
         let mut failed = None;
         match &work {
             Work::Demand(request) => read(&mut *self.reader, request, &mut block),
-            Work::Fill(request) => read_ahead(&mut *self.reader, request, &mut block),
+            Work::Fill(request) | Work::Rest(request) => {
+                read_ahead(&mut *self.reader, request, &mut block);
+            }
+            Work::Install(request, lease) => {
+                self.install(request, lease, &mut block, &client);
+            }
             Work::Frame { set, plan } => failed = self.read_frame(set, plan, &mut block).err(),
         }
-        // Nobody listens any more when the session is over.
-        let _ = client.done.send(Done {
+        client.tell(Done {
             work,
             block,
             failed,
         });
-        let _ = client.bell.write(1);
+    }
+
+    /// Reads and installs in parts, which fit into a processor's cache; and whoever waits for a page does not wait for all of them.
+    fn install(&mut self, request: &Request, lease: &Lease, block: &mut Block, client: &Client) {
+        let mut next = request.welcome.start;
+        while next < request.welcome.end && !lease.is_over() {
+            while let Ok(job) = self.demands.try_recv() {
+                self.do_it(job);
+            }
+            // Where frames end, too.
+            let end = (next - next % self.part).saturating_add(self.part);
+            let pages = next..end.min(request.welcome.end);
+            next = pages.end;
+            if !lease.wants(&pages) {
+                continue;
+            }
+            let part = Request {
+                welcome: pages.clone(),
+                ..request.clone()
+            };
+            read_ahead(&mut *self.reader, &part, block);
+            if !lease.install(block, &pages) {
+                client.tell(Done {
+                    work: Work::Rest(part),
+                    block: std::mem::take(block),
+                    failed: None,
+                });
+            }
+        }
     }
 
     fn read_frame(

@@ -17,6 +17,15 @@ impl<I: Installer> Session<I> {
     /// The next pages to fetch ahead for an address space: at most `most` of consecutive ones, in the order of addresses,
     /// again from the start when the end is reached. `None` when nothing is owed.
     pub fn fill_request(&mut self, id: SpaceId, most: u64) -> Option<Request> {
+        self.fill_request_by(id, |_| most)
+    }
+
+    /// The same; how many depends on the mapping. Requests end where the numbers of the pages are multiples of that, as frames do.
+    pub fn fill_request_by(
+        &mut self,
+        id: SpaceId,
+        most: impl FnOnce(Kind) -> u64,
+    ) -> Option<Request> {
         let member = self.members.get_mut(&id)?;
         if member.broken || member.may_be_behind() {
             return None;
@@ -31,6 +40,8 @@ impl<I: Installer> Session<I> {
             .next_run(rest)
             .or_else(|| member.space.next_run(all))?;
         let kind = member.space.kind_at(run.start).unwrap_or(Kind::PRIVATE);
+        let most = most(kind).max(1);
+        let most = most - first.0 % most;
         let bytes = (most * PAGE_BYTES).max(kind.page_bytes) / kind.page_bytes * kind.page_bytes;
         let run = AddrRange::at(run.start, bytes.min(run.len()));
         member.fill_from = run.end;

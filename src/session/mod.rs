@@ -19,6 +19,7 @@
 //! | `answer.rs`    | answering a fault                                                           |
 //! | `ahead.rs`     | who reads in order, and what comes next                                     |
 //! | `fill.rs`      | pages that nobody waits for                                                 |
+//! | `lend.rs`      | memory that others install in meanwhile                                     |
 //! | `record.rs`    | which pages are touched, in order                                           |
 //! | `together.rs`  | a small frame in one go                                                     |
 //! | `abandon.rs`   | giving up without turning anything into zeros                               |
@@ -33,6 +34,7 @@ mod events;
 mod faulter;
 mod fill;
 mod install;
+mod lend;
 mod member;
 mod notice;
 mod record;
@@ -49,6 +51,7 @@ use snapshot_format::PageNo;
 pub use self::block::{Block, Piece, What};
 pub use self::counts::{Counts, Latency};
 pub use self::faulter::Faulter;
+pub use self::lend::Made;
 pub use self::notice::{Notice, OnFailure};
 pub use self::record::Touch;
 

@@ -47,6 +47,7 @@ pub(crate) enum Case {
     Written,
     Closed,
     LateDelivery,
+    Lent,
     Excluded,
 }
 
@@ -91,6 +92,7 @@ pub(crate) const ALL: [Case; 40] = [
     Case::Written,
     Case::Closed,
     Case::LateDelivery,
+    Case::Lent,
     Case::Excluded,
 ];
 

@@ -8,7 +8,9 @@ use std::time::Instant;
 
 use snapshot_format::{PAGE_BYTES, PageNo};
 use uffd_restore::addr::AddrRange;
-use uffd_restore::session::{Block, Notice, OnFailure, Request, Session, SpaceId, Supplier, Turn};
+use uffd_restore::session::{
+    Block, Installer, Made, Notice, OnFailure, Request, Session, SpaceId, Supplier, Turn, What,
+};
 use uffd_restore::space::{AddressSpace, Kind};
 
 use crate::coverage::Case;
@@ -192,33 +194,75 @@ impl<'a> Daemon<'a> {
                     self.after(request.space, turn);
                 }
             }
-            Late::Ahead(request) => {
-                let pages = if request.needed > 1 {
-                    request.page.0..request.page.0 + request.needed
-                } else {
-                    request.welcome.clone()
-                };
-                let block = self.image.block(pages);
-                // As pages of a working set come, each piece with a place of its own.
-                let turn = if request.needed == 1 && request.page.0.is_multiple_of(2) {
-                    let place = |pages: &Range<u64>| {
-                        let at = request.at.plus((pages.start - request.page.0) * PAGE_BYTES);
-                        AddrRange::at(at, (pages.end - pages.start) * PAGE_BYTES)
-                    };
-                    let places: Vec<_> = block
-                        .pieces
-                        .iter()
-                        .map(|piece| place(&piece.pages))
-                        .collect();
-                    self.session
-                        .deliver_replay(request.space, block, &places, self.now)
-                } else {
-                    self.session.deliver_fill(&request, block, self.now)
-                };
-                if turn != Turn::Idle {
-                    self.after(request.space, turn);
+            Late::Ahead(request) if self.world.borrow_mut().rng.one_in(2) => {
+                self.have_installed(&request);
+                // What others could not install, if anything, comes to the session.
+                if self.session.space(request.space).is_some() {
+                    self.deliver_ahead(&request);
                 }
             }
+            Late::Ahead(request) => self.deliver_ahead(&request),
+        }
+    }
+
+    /// Others install what is lent, while the target goes on and nothing is read.
+    fn have_installed(&mut self, request: &Request) {
+        let id = request.space;
+        let lent: Vec<_> = self.session.lend(request).collect();
+        let mut made = Vec::new();
+        'all: for (run, first) in lent {
+            for number in 0..run.len() / PAGE_BYTES {
+                self.world.borrow_mut().meanwhile();
+                let page = AddrRange::at(run.start.plus(number * PAGE_BYTES), PAGE_BYTES);
+                let block = self.image.block(first.0 + number..first.0 + number + 1);
+                let piece = block.pieces.first().expect("a page");
+                let installer = self.session.installer_mut(id).expect("a member");
+                match &piece.what {
+                    What::Bytes(_) if installer.copy(page.start, &block.bytes).stop.is_none() => {
+                        made.push((page, Made::Installed));
+                    }
+                    What::Zero => made.push((page, Made::Zeros)),
+                    _ => break 'all,
+                }
+            }
+        }
+        self.log(|| format!("  others made {made:?}"));
+        if !made.is_empty() {
+            self.world.borrow_mut().count(Case::Lent);
+        }
+        for (range, made) in made {
+            self.session.was_made(id, range, made);
+        }
+        if self.session.space(id).is_some() {
+            self.soon.insert(id);
+        }
+    }
+
+    fn deliver_ahead(&mut self, request: &Request) {
+        let pages = if request.needed > 1 {
+            request.page.0..request.page.0 + request.needed
+        } else {
+            request.welcome.clone()
+        };
+        let block = self.image.block(pages);
+        // As pages of a working set come, each piece with a place of its own.
+        let turn = if request.needed == 1 && request.page.0.is_multiple_of(2) {
+            let place = |pages: &Range<u64>| {
+                let at = request.at.plus((pages.start - request.page.0) * PAGE_BYTES);
+                AddrRange::at(at, (pages.end - pages.start) * PAGE_BYTES)
+            };
+            let places: Vec<_> = block
+                .pieces
+                .iter()
+                .map(|piece| place(&piece.pages))
+                .collect();
+            self.session
+                .deliver_replay(request.space, block, &places, self.now)
+        } else {
+            self.session.deliver_fill(request, block, self.now)
+        };
+        if turn != Turn::Idle {
+            self.after(request.space, turn);
         }
     }
 

@@ -1,0 +1,162 @@
+//! When others may install beside the loop: never while it reads events, or decides what they mean.
+//!
+//! Whoever installs goes in for one slice at a time. The loop closes the gate before it reads anything, waits until nobody is inside, and opens it when
+//! everything that was read has been applied. So for the rules all that others install happens between two turns, as if the loop had done it.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+/// The rest of the word is how many are inside.
+const CLOSED: usize = 1 << (usize::BITS - 1);
+/// How often to look before doing something else: some 20 µs, as long as a slice takes, or the answer to a fault. Being woken costs more.
+const LOOKS: u32 = 600;
+/// How often to give way before sleeping: who is inside may wait for this core.
+const YIELDS: u32 = 20;
+const NAP: Duration = Duration::from_micros(50);
+
+/// See above. Made closed.
+#[derive(Debug)]
+pub(super) struct Gate {
+    state: AtomicUsize,
+    /// Those that sleep until it is open.
+    asleep: AtomicUsize,
+    lock: Mutex<()>,
+    opened: Condvar,
+    /// Most bytes of a slice: as long as that takes, whoever closes the gate waits.
+    slice: AtomicUsize,
+}
+
+/// Somebody is inside.
+#[derive(Debug)]
+pub(super) struct Inside<'a>(&'a Gate);
+
+impl Gate {
+    pub(super) fn new() -> Self {
+        Self {
+            state: AtomicUsize::new(CLOSED),
+            asleep: AtomicUsize::new(0),
+            lock: Mutex::new(()),
+            opened: Condvar::new(),
+            slice: AtomicUsize::new(0),
+        }
+    }
+
+    /// Goes in, as soon as it is open. There must be somebody who will open it.
+    pub(super) fn enter(&self) -> Inside<'_> {
+        let mut looks = 0;
+        loop {
+            let state = self.state.load(Ordering::SeqCst);
+            if state & CLOSED == 0 {
+                let inside = self.state.compare_exchange_weak(
+                    state,
+                    state + 1,
+                    Ordering::SeqCst,
+                    Ordering::Relaxed,
+                );
+                if inside.is_ok() {
+                    return Inside(self);
+                }
+            } else if looks < LOOKS {
+                looks += 1;
+                std::hint::spin_loop();
+            } else {
+                self.sleep();
+            }
+        }
+    }
+
+    fn sleep(&self) {
+        let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.asleep.fetch_add(1, Ordering::SeqCst);
+        while self.state.load(Ordering::SeqCst) & CLOSED != 0 {
+            guard = self
+                .opened
+                .wait(guard)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        self.asleep.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Nobody is inside when this returns, and nobody goes in before it is open.
+    pub(super) fn close(&self) {
+        let mut inside = self.state.fetch_or(CLOSED, Ordering::SeqCst);
+        let mut looks = 0;
+        while inside & !CLOSED != 0 {
+            match looks {
+                0..LOOKS => std::hint::spin_loop(),
+                LOOKS.. if looks < LOOKS + YIELDS => thread::yield_now(),
+                _ => thread::sleep(NAP),
+            }
+            looks += 1;
+            inside = self.state.load(Ordering::SeqCst);
+        }
+    }
+
+    /// Lets others in, for slices of so many bytes.
+    pub(super) fn open(&self, slice: usize) {
+        self.slice.store(slice, Ordering::Relaxed);
+        self.state.fetch_and(!CLOSED, Ordering::SeqCst);
+        // Who falls asleep after that sees that it is open.
+        if self.asleep.load(Ordering::SeqCst) > 0 {
+            let _guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+            self.opened.notify_all();
+        }
+    }
+
+    /// Most bytes of a slice now.
+    pub(super) fn slice(&self) -> usize {
+        self.slice.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.0.state.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn nobody_is_inside_while_it_is_closed() {
+        let (gate, over) = (Gate::new(), AtomicBool::new(false));
+        let (inside, entries) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !over.load(Ordering::SeqCst) {
+                        let within = gate.enter();
+                        inside.fetch_add(1, Ordering::SeqCst);
+                        entries.fetch_add(1, Ordering::SeqCst);
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        drop(within);
+                    }
+                });
+            }
+            for round in 0..2000_u64 {
+                gate.open(4096);
+                if round % 16 == 0 {
+                    thread::sleep(Duration::from_micros(round % 128));
+                }
+                gate.close();
+                assert_eq!(inside.load(Ordering::SeqCst), 0);
+                let before = entries.load(Ordering::SeqCst);
+                if round % 64 == 0 {
+                    // Long enough for those who look to fall asleep.
+                    thread::sleep(Duration::from_micros(200));
+                }
+                assert_eq!(entries.load(Ordering::SeqCst), before);
+            }
+            over.store(true, Ordering::SeqCst);
+            gate.open(4096);
+        });
+        assert!(entries.load(Ordering::SeqCst) > 100, "they did go in");
+    }
+}
