@@ -166,7 +166,7 @@ impl<S: ReadAt> Cursor<S> {
     /// Read everything from frame `first` to frame `last` with one call, for whoever wants all of it: a call for each frame
     /// costs up to a tenth of its decoding. Nothing happens when that is more than `most` bytes. What fails here fails
     /// again for the frame that it concerns, which then says so.
-    pub(crate) fn fetch(&mut self, first: &FrameRef, last: &FrameRef, most: usize) {
+    pub fn fetch(&mut self, first: &FrameRef, last: &FrameRef, most: usize) {
         self.fetched = 0..0;
         let len = usize::try_from(last.end().saturating_sub(first.offset)).unwrap_or(usize::MAX);
         if len > most {

@@ -161,6 +161,7 @@ impl Engine {
             return;
         };
         self.poller.remove(&*expected.arrivals.bell);
+        self.note_only_threads();
         self.session.answer_only(false);
         self.begin_filling(now);
         self.begin_replay();

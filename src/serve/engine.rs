@@ -170,6 +170,8 @@ impl Engine {
                 return;
             }
             now = Instant::now();
+            let around = self.fills(now).then_some(self.supply.around);
+            self.session.bring_along(around);
             let spaces = std::mem::take(&mut self.soon);
             for ready in ready.drain(..) {
                 match ready {
@@ -191,7 +193,8 @@ impl Engine {
             let more_to_do = self.asked_to_end
                 || self.supply.replay.is_some()
                 || self.filling.is_busy(self.fills(now), now);
-            placement.answered(self.session.faulter(), more_to_do, &self.roots, now);
+            let core = placement.answered(self.session.faulter(), more_to_do, &self.roots, now);
+            self.filling.leases.keep_off(core);
             self.look_around(now);
             self.check_deadline(now);
             self.note_stall();
@@ -253,6 +256,7 @@ impl Engine {
         }
         self.looked_around = now;
         self.look_for_the_dead();
+        self.note_only_threads();
         self.check_recording(now);
         if self.reserve.is_none() {
             self.reserve = reserve();
@@ -268,6 +272,14 @@ impl Engine {
                 latency: self.session.latency(),
                 owed,
             });
+        }
+    }
+
+    /// Where the kernel does not say which thread faults, but there is only one.
+    pub(super) fn note_only_threads(&mut self) {
+        for id in self.roots.spaces() {
+            let only = self.roots.target_of(id).and_then(|of| of.only_thread());
+            self.session.assume_thread(id, only.unwrap_or(0));
         }
     }
 

@@ -26,6 +26,8 @@ pub(super) struct Gate {
     opened: Condvar,
     /// Most bytes of a slice: as long as that takes, whoever closes the gate waits.
     slice: AtomicUsize,
+    /// The core that is for the loop and whoever it answers, plus one; 0 if there is none.
+    core: AtomicUsize,
 }
 
 /// Somebody is inside.
@@ -40,6 +42,7 @@ impl Gate {
             lock: Mutex::new(()),
             opened: Condvar::new(),
             slice: AtomicUsize::new(0),
+            core: AtomicUsize::new(0),
         }
     }
 
@@ -103,6 +106,17 @@ impl Gate {
             let _guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
             self.opened.notify_all();
         }
+    }
+
+    /// Those who install are to run elsewhere.
+    pub(super) fn keep_off(&self, core: Option<usize>) {
+        self.core
+            .store(core.map_or(0, |core| core + 1), Ordering::Relaxed);
+    }
+
+    /// Where not to run.
+    pub(super) fn kept_off(&self) -> Option<usize> {
+        self.core.load(Ordering::Relaxed).checked_sub(1)
     }
 
     /// Most bytes of a slice now.

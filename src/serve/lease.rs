@@ -63,6 +63,11 @@ impl Lease {
         first_owed(&self.lock().owed, pages).is_some()
     }
 
+    /// The core where the thread that has the lease should not run.
+    pub(super) fn kept_off(&self) -> Option<usize> {
+        self.gate.kept_off()
+    }
+
     /// True when nothing is to be installed any more.
     pub(super) fn is_over(&self) -> bool {
         self.lock().userfaultfd.is_none()
@@ -188,6 +193,11 @@ impl Leases {
             state.owed.extend(session.lend(request));
         }
         self.gate.open(slice);
+    }
+
+    /// Those who have leases are to leave a core to the loop and whoever it answers.
+    pub(super) fn keep_off(&self, core: Option<usize>) {
+        self.gate.keep_off(core);
     }
 
     /// A lease has come back.

@@ -11,6 +11,7 @@
 //! | `filling.rs` | pages that nobody waits for                                               |
 //! | `gate.rs`    | when others may install beside the loop                                   |
 //! | `lease.rs`   | memory that threads of the pool install themselves                        |
+//! | `elsewhere.rs` | keeping those threads off a core                                        |
 //! | `replay.rs`  | pages that were touched last time: what is decoded, and what has come    |
 //! | `replaying.rs` | installing them                                                        |
 //! | `recording.rs` | which pages are touched this time                                      |
@@ -27,6 +28,7 @@
 //! | `report.rs`  | [`Report`]: how it went                                                   |
 
 mod arriving;
+mod elsewhere;
 mod ending;
 mod engine;
 mod filling;

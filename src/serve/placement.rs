@@ -192,10 +192,15 @@ impl Placement {
     }
 
     /// Faults have been answered. `busy`: there is more to do than that, and the target had better not wait for its core meanwhile.
-    pub(super) fn answered(&mut self, faulter: Faulter, busy: bool, roots: &Roots, now: Instant) {
-        if self.allowed.is_none() {
-            return;
-        }
+    /// Returns the core where the loop is kept.
+    pub(super) fn answered(
+        &mut self,
+        faulter: Faulter,
+        busy: bool,
+        roots: &Roots,
+        now: Instant,
+    ) -> Option<usize> {
+        self.allowed?;
         let mut step = self.policy.next(faulter, busy, now);
         if step == Step::Look {
             let seen = Seen {
@@ -217,6 +222,7 @@ impl Placement {
                 self.be_humble(humble && self.kept_on.is_some());
             }
         }
+        self.kept_on
     }
 
     /// Where a thread ran last, if the loop may run there.

@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, select_biased, unbounded
 use nix::sys::eventfd::EventFd;
 use snapshot_format::working_set::{Frames, WorkingSet};
 
+use super::elsewhere::Elsewhere;
 use super::lease::Lease;
 use super::replay::Plan;
 use super::{ServeError, bell};
@@ -232,6 +233,7 @@ impl Worker {
 
     /// Reads and installs in parts, which fit into a processor's cache; and whoever waits for a page does not wait for all of them.
     fn install(&mut self, request: &Request, lease: &Lease, block: &mut Block, client: &Client) {
+        let mut elsewhere = Elsewhere::default();
         let mut next = request.welcome.start;
         while next < request.welcome.end && !lease.is_over() {
             while let Ok(job) = self.demands.try_recv() {
@@ -244,6 +246,7 @@ impl Worker {
             if !lease.wants(&pages) {
                 continue;
             }
+            elsewhere.keep_off(lease.kept_off());
             let part = Request {
                 welcome: pages.clone(),
                 ..request.clone()

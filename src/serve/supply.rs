@@ -26,6 +26,8 @@ pub(super) struct Supply {
     elsewhere: u32,
     /// Pages that cost as much to decode as one of them.
     pub(super) granularity: u64,
+    /// Pages that come with a wanted one for nothing.
+    pub(super) around: u64,
     pub(super) pool: Pool,
     /// What was touched last time is on its way.
     pub(super) replay: Option<Replay>,
@@ -38,6 +40,7 @@ impl Supply {
             block: Block::default(),
             elsewhere: 0,
             granularity: source.granularity(),
+            around: source.around(),
             pool,
             replay: None,
         }

@@ -128,6 +128,15 @@ impl Target {
         String::from_utf8_lossy(&smaps).lines().any(is_to_be_filled)
     }
 
+    /// The thread of a process that has no other, as its own pid namespace counts.
+    pub(super) fn only_thread(&self) -> Option<u32> {
+        let threads = fs::metadata(format!("/proc/{}/task", self.pid)).ok()?;
+        // A folder for each, itself and its parent.
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        let number = innermost_number(&status).filter(|_| threads.nlink() == 3)?;
+        u32::try_from(number).ok()
+    }
+
     /// What the kernel says of one of the process's own threads, which is numbered as its own pid namespace counts. `None` when there is none, or it
     /// would take long to find.
     pub(super) fn stat_of_thread(&self, thread: u32) -> Option<File> {

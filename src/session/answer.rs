@@ -165,8 +165,12 @@ impl<I: Installer> Session<I> {
         let welcome = member
             .filter(|_| !self.comes_alone())
             .and_then(|member| member.space.run_around(range.start))
-            .map_or(alone, |(run, first)| {
-                first.0..first.0 + run.len() / PAGE_BYTES
+            .map_or(alone.clone(), |(run, first)| {
+                let pages = first.0..first.0 + run.len() / PAGE_BYTES;
+                let around = self.around.unwrap_or(u64::MAX).max(1);
+                let from = page.0 - page.0 % around;
+                let end = from.saturating_add(around).max(alone.end);
+                pages.start.max(from)..pages.end.min(end)
             });
         Request {
             space: id,

@@ -59,7 +59,11 @@ impl<I: Installer> Session<I> {
                 }
                 let page = fault.address.page(member.page_bytes(fault.address));
                 member.waiting.note(page, &fault, now);
-                self.faulter.note(id, fault.thread);
+                let thread = match fault.thread {
+                    0 => member.only_thread,
+                    thread => thread,
+                };
+                self.faulter.note(id, thread);
                 return false;
             }
             Message::Event(Event::Remove(range)) => {

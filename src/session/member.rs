@@ -33,6 +33,8 @@ pub(super) struct Member<I> {
     pub(super) streams: Streams,
     /// Where the next page to fill is looked for.
     pub(super) fill_from: Addr,
+    /// The thread that faults here, where the kernel does not say; 0 if that is not known.
+    pub(super) only_thread: u32,
     /// No page can be served any more; those who wait, wait.
     pub(super) broken: bool,
 }
@@ -75,6 +77,7 @@ impl<I: Installer> Member<I> {
             occupied: None,
             streams: Streams::default(),
             fill_from: Addr(0),
+            only_thread: 0,
             broken: false,
         }
     }

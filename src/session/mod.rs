@@ -156,6 +156,8 @@ pub struct Session<I> {
     recorder: Option<Recorder>,
     /// Nothing is installed that nobody waits for.
     answers_only: bool,
+    /// A page that is waited for comes with others of so many, aligned, at most.
+    around: Option<u64>,
     /// Room for messages, kept between reads.
     messages: Vec<Message>,
     /// As much as a page of zeros may need, where there is no other way.
@@ -178,6 +180,7 @@ impl<I: Installer> Session<I> {
             read_ahead: 0,
             recorder: None,
             answers_only: false,
+            around: None,
             messages: Vec::with_capacity(64),
             zeros: Vec::new(),
         }
@@ -194,6 +197,19 @@ impl<I: Installer> Session<I> {
     /// registered yet that is taken for registered.
     pub fn answer_only(&mut self, only: bool) {
         self.answers_only = only;
+    }
+
+    /// From now on a page that is waited for comes with others of so many, aligned, at most; `None` for as many as the source likes to give. While all
+    /// is being installed anyway, more of them only let the next fault wait.
+    pub fn bring_along(&mut self, around: Option<u64>) {
+        self.around = around;
+    }
+
+    /// Who faults in an address space, as far as anybody knows, where the kernel does not say: its only thread; 0 for nobody knows.
+    pub fn assume_thread(&mut self, id: SpaceId, thread: u32) {
+        if let Some(member) = self.members.get_mut(&id) {
+            member.only_thread = thread;
+        }
     }
 
     /// Adds the address space of the target itself.

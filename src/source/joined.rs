@@ -81,6 +81,11 @@ impl PageSource for JoinedSource {
         let each = self.files.iter().map(PageSource::granularity);
         each.max().unwrap_or(1)
     }
+
+    fn around(&self) -> u64 {
+        let each = self.files.iter().map(PageSource::around);
+        each.max().unwrap_or(1)
+    }
 }
 
 struct JoinedReader {

@@ -38,6 +38,11 @@ pub trait PageSource: Send + Sync {
 
     /// Pages that come together, at most: reading one page costs decoding so many.
     fn granularity(&self) -> u64;
+
+    /// Pages around a wanted one, aligned, that come with it for nothing.
+    fn around(&self) -> u64 {
+        self.granularity()
+    }
 }
 
 /// One thread's way to read pages.

@@ -15,6 +15,8 @@ use crate::session::{Block, Piece, What};
 
 /// Pages that are read together for a fault, aligned: as many as a lone fault may cost without being handed to the pool.
 const WINDOW: u64 = 16;
+/// Pages that take hardly longer than one, to read and to install.
+const FEW: u64 = 4;
 
 /// A raw memory file. It is read with `pread(2)`: a file that is truncated underneath is an error for the page that was there,
 /// and neither a signal for everybody nor zeros. Nobody may write to it while it is served: nothing would notice.
@@ -66,6 +68,10 @@ impl PageSource for RawSource {
 
     fn granularity(&self) -> u64 {
         WINDOW
+    }
+
+    fn around(&self) -> u64 {
+        FEW
     }
 }
 

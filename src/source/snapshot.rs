@@ -107,7 +107,10 @@ impl PageReader for SnapshotReader {
     }
 
     fn read_all(&mut self, pages: &Range<u64>, block: &mut Block) {
-        block.clear();
+        // The bytes are not cleared: each would be written twice.
+        block.pieces.clear();
+        let mut used = 0;
+        self.fetch_all(pages);
         let mut page = pages.start;
         let mut decoded: Option<(FrameRef, Result<usize, String>)> = None;
         while page < pages.end {
@@ -123,21 +126,46 @@ impl PageReader for SnapshotReader {
                 }
                 Ok((Content::Frame { frame, slot }, _)) => {
                     if decoded.as_ref().is_none_or(|(known, _)| *known != frame) {
-                        decoded = Some((frame, self.append_frame(&frame, block)));
+                        let content = self.decode_at(&frame, block, used);
+                        used += content.as_ref().map_or(0, |_| frame.content_len());
+                        decoded = Some((frame, content));
                     }
                     if let Some((_, content)) = &decoded {
                         block.push(page, slot_of(content, slot));
                     }
                 }
-                Ok((other, _)) => self.read_single(page, other, block),
+                Ok((other, _)) => {
+                    block.bytes.truncate(used);
+                    self.read_single(page, other, block);
+                    used = block.bytes.len();
+                }
                 Err(error) => block.push(page, What::Bad(error.to_string())),
             }
             page += 1;
         }
+        block.bytes.truncate(used);
     }
 }
 
 impl SnapshotReader {
+    /// Reads what is stored of some pages with one call, if it lies together and nobody is likely to have it decoded.
+    fn fetch_all(&mut self, pages: &Range<u64>) {
+        if self.shares() {
+            return;
+        }
+        let mut ends = [pages.start, pages.end.saturating_sub(1)].map(|page| {
+            match self.cursor.content(PageNo(page)) {
+                Ok(Content::Frame { frame, .. }) => Some(frame),
+                _ => None,
+            }
+        });
+        ends.sort_by_key(|frame| frame.map(|frame| frame.offset));
+        if let [Some(first), Some(last)] = &ends {
+            let most = usize::try_from(pages.end - pages.start).unwrap_or(0) * PAGE_SIZE;
+            self.cursor.fetch(first, last, most);
+        }
+    }
+
     /// How far pages are zero from one on, and no further than `most`.
     fn end_of_zeros(&mut self, mut page: u64, most: u64) -> u64 {
         while page < most {
@@ -186,11 +214,16 @@ impl SnapshotReader {
         }
     }
 
+    /// True when what is decoded goes into the cache.
+    fn shares(&self) -> bool {
+        let shared = self.shared.as_ref();
+        shared.is_some_and(|shared| shared.wanted.load(Ordering::Relaxed))
+    }
+
     /// The content of a frame by way of the cache, if there is one.
     fn shared_frame(&mut self, frame: &FrameRef) -> Option<Decoded> {
-        let shared = self.shared.as_ref();
-        let Shared { cache, source, .. } =
-            shared.filter(|shared| shared.wanted.load(Ordering::Relaxed))?;
+        let shares = self.shares();
+        let Shared { cache, source, .. } = self.shared.as_ref().filter(|_| shares)?;
         let (source, frame) = (*source, *frame);
         Some(cache.get(FrameKey { source, frame }, || {
             // Zeros made where they will stay: one allocation, and no copy of what is decoded.
@@ -206,22 +239,36 @@ impl SnapshotReader {
     /// Puts a frame's content behind what the block has. Returns where it is, or why not.
     fn append_frame(&mut self, frame: &FrameRef, block: &mut Block) -> Result<usize, String> {
         let offset = block.bytes.len();
-        if let Some(content) = self.shared_frame(frame) {
-            block.bytes.extend_from_slice(&content?);
-            return Ok(offset);
+        let decoded = self.decode_at(frame, block, offset);
+        if decoded.is_err() {
+            block.bytes.truncate(offset);
         }
-        if let Some(shared) = &self.shared {
-            shared.cache.note_beside();
+        decoded
+    }
+
+    /// Puts a frame's content to an offset of the block's bytes, over what is there.
+    fn decode_at(
+        &mut self,
+        frame: &FrameRef,
+        block: &mut Block,
+        offset: usize,
+    ) -> Result<usize, String> {
+        let end = offset + frame.content_len();
+        if block.bytes.len() < end {
+            block.bytes.resize(end, 0);
         }
-        block.bytes.resize(offset + frame.content_len(), 0);
-        let room = block.bytes.get_mut(offset..).unwrap_or_default();
-        match self.cursor.read_frame(frame, room) {
-            Ok(()) => Ok(offset),
-            Err(error) => {
-                block.bytes.truncate(offset);
-                Err(error.to_string())
+        let room = block.bytes.get_mut(offset..end).unwrap_or_default();
+        match self.shared_frame(frame) {
+            Some(content) => room.copy_from_slice(&content?),
+            None => {
+                if let Some(shared) = &self.shared {
+                    shared.cache.note_beside();
+                }
+                let read = self.cursor.read_frame(frame, room);
+                read.map_err(|error| error.to_string())?;
             }
         }
+        Ok(offset)
     }
 
     /// A page that is in no frame.

@@ -225,8 +225,8 @@ fn options(args: &LazyPages) -> serve::Options {
         read_ahead: args.read_ahead.as_u64() / PAGE_BYTES,
         on_failure: args.on_failure.into(),
         finish_within: args.finish_within,
-        // The kernel does not say which thread it is that faults: criu does not ask for that.
-        follow: false,
+        // The kernel does not say which thread it is that faults, for criu does not ask for that; but many processes have only one.
+        follow: true,
         quiet: args.quiet || args.json || args.log_file.is_some() || args.daemon,
     }
 }
