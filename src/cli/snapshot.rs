@@ -172,7 +172,7 @@ pub struct Writing {
     /// Codec of the frames
     #[arg(long, value_enum, default_value_t = CodecName::default(), help_heading = "Compression")]
     pub codec: CodecName,
-    /// Level of zstd, -7 to 22 [default: 3]; LZ4 has one level
+    /// Level of zstd, -7 to 22 [default: 3; -1 for import-criu]; LZ4 has one level
     #[arg(
         long,
         value_name = "N",
@@ -181,8 +181,7 @@ pub struct Writing {
     )]
     #[arg(value_parser = clap::value_parser!(i32).range(-7..=22))]
     pub level: Option<i32>,
-    /// Pages of 4 KiB compressed together, 1 to 512: few for quick faults, many for a small file [default: 4; 8 for
-    /// import-criu]
+    /// Pages of 4 KiB compressed together, 1 to 512: few for quick faults, many for a small file [default: 4]
     #[arg(long, value_name = "N", help_heading = "Compression")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=512))]
     pub frame_pages: Option<u16>,
@@ -226,13 +225,15 @@ impl Default for CodecName {
 }
 
 impl Writing {
-    /// The compression asked for, with frames of so many pages if nothing was said about them.
+    /// The compression asked for, with this level of zstd and frames of so many pages if nothing was said about them.
     ///
     /// # Errors
     /// A sentence for options that do not go together.
     pub fn compression(&self, default: Compression) -> Result<Compression, String> {
         let frame_pages = self.frame_pages.unwrap_or(default.frame_pages);
-        compression(self.codec, self.level, frame_pages)
+        let asked = compression(self.codec, self.level, frame_pages)?;
+        let level = self.level.unwrap_or(default.level);
+        Ok(Compression { level, ..asked })
     }
 }
 
