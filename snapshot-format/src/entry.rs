@@ -34,7 +34,8 @@ impl FrameRef {
     }
 
     /// Offset of the first byte behind the frame in the frames section.
-    pub(crate) fn end(&self) -> u64 {
+    #[must_use]
+    pub fn end(&self) -> u64 {
         let len = u64::from(self.payload_len).saturating_add(FRAME_CHECKSUM_LEN as u64);
         self.offset.saturating_add(len)
     }

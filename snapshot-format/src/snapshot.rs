@@ -184,7 +184,8 @@ impl<S: ReadAt> Snapshot<S> {
     }
 
     /// Offset in the file of an offset in the frames section.
-    pub(crate) fn frames_at(&self, offset: u64) -> u64 {
+    #[must_use]
+    pub fn frames_at(&self, offset: u64) -> u64 {
         self.frames.offset.saturating_add(offset)
     }
 }

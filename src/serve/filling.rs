@@ -18,6 +18,9 @@ use crate::space::{AddressSpace, Found};
 const PAGES: u64 = 32;
 /// The same of memory that the pool installs itself: fewer hand-overs, and the loop is not needed for them.
 const UNIT: u64 = 256;
+/// The same while the target asks. Between two of them nothing runs where those who install run, and whoever is woken then moves there, away from the
+/// core where it is answered.
+const LONG_UNIT: u64 = 2048;
 /// Bytes that it installs in one go: about 20 µs, and a fault waits for the end of it.
 const SLICE: usize = 64 << 10;
 /// The same while the target asks.
@@ -267,10 +270,14 @@ impl Engine {
         let pages = few.max(self.supply.granularity);
         let polite = self.filling.pace.is_asked(now) && !self.options.prefill_urgent;
         let lends = self.options.prefill_rate.is_none() && (self.asked_to_end || !polite);
+        let unit = match self.filling.pace.is_asked(now) {
+            true => LONG_UNIT,
+            false => UNIT,
+        };
         let request = self.session.fill_request_by(space, |kind| {
             let small = !kind.shared && kind.page_bytes == PAGE_BYTES;
             if lends && small {
-                UNIT.max(pages)
+                unit.max(pages)
             } else {
                 pages
             }

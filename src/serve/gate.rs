@@ -10,8 +10,9 @@ use std::time::Duration;
 
 /// The rest of the word is how many are inside.
 const CLOSED: usize = 1 << (usize::BITS - 1);
-/// How often to look before doing something else: some 20 µs, as long as a slice takes, or the answer to a fault. Being woken costs more.
-const LOOKS: u32 = 600;
+/// How often to look before doing something else: some 50 µs, longer than a slice takes, or the answer to a fault. Being woken costs more, and a core that
+/// is left idle meanwhile attracts whoever is answered.
+const LOOKS: u32 = 2000;
 /// How often to give way before sleeping: who is inside may wait for this core.
 const YIELDS: u32 = 20;
 const NAP: Duration = Duration::from_micros(50);

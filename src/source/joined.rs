@@ -112,6 +112,14 @@ impl PageReader for JoinedReader {
         shift_up(block, pages.start);
     }
 
+    fn announce(&mut self, pages: &Range<u64>) {
+        if let Some((file, of_file)) = self.file_around(pages)
+            && let Some(reader) = self.readers.get_mut(file)
+        {
+            reader.announce(&shifted_down(pages, of_file.start));
+        }
+    }
+
     fn read_all(&mut self, pages: &Range<u64>, block: &mut Block) {
         let Some((file, of_file)) = self.file_around(pages) else {
             self.read_parts(pages, block);

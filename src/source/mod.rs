@@ -52,6 +52,9 @@ pub trait PageReader: Send {
     /// to keep.
     fn read(&mut self, page: PageNo, needed: u64, welcome: &Range<u64>, block: &mut Block);
 
+    /// All pages of a range are about to be read, part by part: where that helps, reading begins.
+    fn announce(&mut self, _pages: &Range<u64>) {}
+
     /// Puts all pages of a range into `block`.
     fn read_all(&mut self, pages: &Range<u64>, block: &mut Block);
 }

@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use snapshot_format::{PAGE_BYTES, PAGE_SIZE, PageNo, ReadAt};
 
 use super::extents::Extents;
@@ -105,6 +106,19 @@ impl PageReader for RawReader {
                 block.push(other, what);
             }
         }
+    }
+
+    /// Several threads that read different parts of a file in turn look to the kernel like somebody who reads at random.
+    fn announce(&mut self, pages: &Range<u64>) {
+        let [at, len] = [pages.start, pages.end.saturating_sub(pages.start)]
+            .map(|pages| i64::try_from(pages.saturating_mul(PAGE_BYTES)).unwrap_or(i64::MAX));
+        // What cannot be told so is read all the same.
+        let _ = posix_fadvise(
+            &self.raw.file,
+            at,
+            len,
+            PosixFadviseAdvice::POSIX_FADV_WILLNEED,
+        );
     }
 
     fn read_all(&mut self, pages: &Range<u64>, block: &mut Block) {

@@ -5,7 +5,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use snapshot_format::{Content, Cursor, FrameRef, PAGE_SIZE, PageNo, Snapshot};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use snapshot_format::{Content, Cursor, FrameRef, PAGE_BYTES, PAGE_SIZE, PageNo, Snapshot};
 
 use super::frames::{Decoded, FrameCache, FrameKey};
 use super::{PageReader, PageSource, ZEROS_AT_ONCE};
@@ -106,6 +107,21 @@ impl PageReader for SnapshotReader {
         }
     }
 
+    /// Several threads that read different parts of a file in turn look to the kernel like somebody who reads at random.
+    fn announce(&mut self, pages: &Range<u64>) {
+        let most = (pages.end - pages.start).saturating_mul(PAGE_BYTES);
+        let Some((first, last)) = self.ends_of(pages) else {
+            return;
+        };
+        let len = last.end().saturating_sub(first.offset);
+        let snapshot = self.cursor.snapshot();
+        let at = i64::try_from(snapshot.frames_at(first.offset)).unwrap_or(i64::MAX);
+        let len = i64::try_from(len.min(most)).unwrap_or(i64::MAX);
+        let advice = PosixFadviseAdvice::POSIX_FADV_WILLNEED;
+        // What cannot be told so is read all the same.
+        let _ = posix_fadvise(snapshot.storage(), at, len, advice);
+    }
+
     fn read_all(&mut self, pages: &Range<u64>, block: &mut Block) {
         // The bytes are not cleared: each would be written twice.
         block.pieces.clear();
@@ -148,21 +164,25 @@ impl PageReader for SnapshotReader {
 }
 
 impl SnapshotReader {
+    /// The frames of the first and the last of some pages, as they lie in the file.
+    fn ends_of(&mut self, pages: &Range<u64>) -> Option<(FrameRef, FrameRef)> {
+        let mut frame_of = |page| match self.cursor.content(PageNo(page)) {
+            Ok(Content::Frame { frame, .. }) => Some(frame),
+            _ => None,
+        };
+        let ends = frame_of(pages.start).zip(frame_of(pages.end.saturating_sub(1)));
+        ends.filter(|(first, last)| first.offset <= last.offset)
+    }
+
     /// Reads what is stored of some pages with one call, if it lies together and nobody is likely to have it decoded.
     fn fetch_all(&mut self, pages: &Range<u64>) {
-        if self.shares() {
-            return;
-        }
-        let mut ends = [pages.start, pages.end.saturating_sub(1)].map(|page| {
-            match self.cursor.content(PageNo(page)) {
-                Ok(Content::Frame { frame, .. }) => Some(frame),
-                _ => None,
-            }
-        });
-        ends.sort_by_key(|frame| frame.map(|frame| frame.offset));
-        if let [Some(first), Some(last)] = &ends {
+        let ends = match self.shares() {
+            true => None,
+            false => self.ends_of(pages),
+        };
+        if let Some((first, last)) = ends {
             let most = usize::try_from(pages.end - pages.start).unwrap_or(0) * PAGE_SIZE;
-            self.cursor.fetch(first, last, most);
+            self.cursor.fetch(&first, &last, most);
         }
     }
 
