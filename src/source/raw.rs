@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use snapshot_format::{PAGE_BYTES, PAGE_SIZE, PageNo, ReadAt};
@@ -16,6 +17,8 @@ use crate::session::{Block, Piece, What};
 
 /// Pages that are read together for a fault, aligned: as many as a lone fault may cost without being handed to the pool.
 const WINDOW: u64 = 16;
+/// A page of many takes less than half of this from the page cache, and more from a disk.
+const FROM_A_DISK: Duration = Duration::from_micros(2);
 /// Pages that take hardly longer than one, to read and to install.
 const FEW: u64 = 4;
 
@@ -64,6 +67,7 @@ impl PageSource for RawSource {
         Box::new(RawReader {
             raw: Arc::clone(&self.0),
             extents: Extents::default(),
+            is_slow: true,
         })
     }
 
@@ -79,6 +83,8 @@ impl PageSource for RawSource {
 struct RawReader {
     raw: Arc<RawFile>,
     extents: Extents,
+    /// What was read last came from a disk.
+    is_slow: bool,
 }
 
 impl PageReader for RawReader {
@@ -110,6 +116,10 @@ impl PageReader for RawReader {
 
     /// Several threads that read different parts of a file in turn look to the kernel like somebody who reads at random.
     fn announce(&mut self, pages: &Range<u64>) {
+        // Of what is in the page cache it would only take time to find that out.
+        if !self.is_slow {
+            return;
+        }
         let [at, len] = [pages.start, pages.end.saturating_sub(pages.start)]
             .map(|pages| i64::try_from(pages.saturating_mul(PAGE_BYTES)).unwrap_or(i64::MAX));
         // What cannot be told so is read all the same.
@@ -139,7 +149,10 @@ impl PageReader for RawReader {
             let data = page..self.end_of_data(page, pages.end);
             let room = byte_len(&(pages.start..page))..byte_len(&(pages.start..data.end));
             let room = block.bytes.get_mut(room).unwrap_or_default();
+            let begun = Instant::now();
             let failures = self.raw.read(&data, room);
+            let pages_read = u32::try_from(data.end - data.start).unwrap_or(u32::MAX);
+            self.is_slow = begun.elapsed() > FROM_A_DISK.saturating_mul(pages_read);
             for page in data.clone() {
                 let what = what_of(page, pages.start, &failures, block);
                 block.push(page, what);
