@@ -21,10 +21,6 @@ const UNIT: u64 = 256;
 /// The same while the target asks. Between two of them nothing runs where those who install run, and whoever is woken then moves there, away from the
 /// core where it is answered.
 const LONG_UNIT: u64 = 2048;
-/// Bytes that it installs in one go: about 20 µs, and a fault waits for the end of it.
-const SLICE: usize = 64 << 10;
-/// The same while the target asks.
-const SHORT_SLICE: usize = 16 << 10;
 /// Requests for who reads in order that are under way at a time: each takes room, and there may be many VMs.
 const READERS: usize = 2;
 
@@ -219,11 +215,8 @@ impl Engine {
 
     /// Until something happens.
     pub(super) fn let_others_install(&self, now: Instant) {
-        let slice = match self.filling.pace.is_asked(now) {
-            true => SHORT_SLICE,
-            false => SLICE,
-        };
-        self.filling.leases.open(&self.session, slice);
+        let asked = self.filling.pace.is_asked(now);
+        self.filling.leases.open(&self.session, asked);
     }
 
     /// Keeps the pool busy, but not far ahead.

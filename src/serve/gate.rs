@@ -3,7 +3,7 @@
 //! Whoever installs goes in for one slice at a time. The loop closes the gate before it reads anything, waits until nobody is inside, and opens it when
 //! everything that was read has been applied. So for the rules all that others install happens between two turns, as if the loop had done it.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -17,6 +17,11 @@ const LOOKS: u32 = 2000;
 const YIELDS: u32 = 20;
 const NAP: Duration = Duration::from_micros(50);
 
+/// Most bytes of a slice: about 20 µs, and a fault waits for the end of it.
+const SLICE: usize = 64 << 10;
+/// The same while the target asks.
+const SHORT_SLICE: usize = 16 << 10;
+
 /// See above. Made closed.
 #[derive(Debug)]
 pub(super) struct Gate {
@@ -25,8 +30,8 @@ pub(super) struct Gate {
     asleep: AtomicUsize,
     lock: Mutex<()>,
     opened: Condvar,
-    /// Most bytes of a slice: as long as that takes, whoever closes the gate waits.
-    slice: AtomicUsize,
+    /// The target asks.
+    asked: AtomicBool,
     /// The core that is for the loop and whoever it answers, plus one; 0 if there is none.
     core: AtomicUsize,
 }
@@ -42,7 +47,7 @@ impl Gate {
             asleep: AtomicUsize::new(0),
             lock: Mutex::new(()),
             opened: Condvar::new(),
-            slice: AtomicUsize::new(0),
+            asked: AtomicBool::new(false),
             core: AtomicUsize::new(0),
         }
     }
@@ -98,9 +103,8 @@ impl Gate {
         }
     }
 
-    /// Lets others in, for slices of so many bytes.
-    pub(super) fn open(&self, slice: usize) {
-        self.slice.store(slice, Ordering::Relaxed);
+    /// Lets others in.
+    pub(super) fn open(&self) {
         self.state.fetch_and(!CLOSED, Ordering::SeqCst);
         // Who falls asleep after that sees that it is open.
         if self.asleep.load(Ordering::SeqCst) > 0 {
@@ -120,9 +124,19 @@ impl Gate {
         self.core.load(Ordering::Relaxed).checked_sub(1)
     }
 
-    /// Most bytes of a slice now.
+    /// From now on the target asks, or does so no longer.
+    pub(super) fn set_asked(&self, asked: bool) {
+        self.asked.store(asked, Ordering::Relaxed);
+    }
+
+    /// True while the target asks.
+    pub(super) fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Most bytes of a slice now: as long as that takes, whoever closes the gate waits.
     pub(super) fn slice(&self) -> usize {
-        self.slice.load(Ordering::Relaxed)
+        if self.is_asked() { SHORT_SLICE } else { SLICE }
     }
 }
 
@@ -134,7 +148,6 @@ impl Drop for Inside<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
     use std::thread;
 
     use super::*;
@@ -156,7 +169,7 @@ mod tests {
                 });
             }
             for round in 0..2000_u64 {
-                gate.open(4096);
+                gate.open();
                 if round % 16 == 0 {
                     thread::sleep(Duration::from_micros(round % 128));
                 }
@@ -170,7 +183,7 @@ mod tests {
                 assert_eq!(entries.load(Ordering::SeqCst), before);
             }
             over.store(true, Ordering::SeqCst);
-            gate.open(4096);
+            gate.open();
         });
         assert!(entries.load(Ordering::SeqCst) > 100, "they did go in");
     }

@@ -63,6 +63,11 @@ impl Lease {
         first_owed(&self.lock().owed, pages).is_some()
     }
 
+    /// True while the target asks: what it waits for is to be read first.
+    pub(super) fn is_asked(&self) -> bool {
+        self.gate.is_asked()
+    }
+
     /// The core where the thread that has the lease should not run.
     pub(super) fn kept_off(&self) -> Option<usize> {
         self.gate.kept_off()
@@ -185,14 +190,15 @@ impl Leases {
         }
     }
 
-    /// Others may install what is owed now, in slices of so many bytes, until the gate is closed.
-    pub(super) fn open(&self, session: &Session<Arc<Userfaultfd>>, slice: usize) {
+    /// Others may install what is owed now, until the gate is closed; in short slices while the target asks.
+    pub(super) fn open(&self, session: &Session<Arc<Userfaultfd>>, asked: bool) {
         for (request, lease) in &self.out {
             let mut state = lease.lock();
             state.owed.clear();
             state.owed.extend(session.lend(request));
         }
-        self.gate.open(slice);
+        self.gate.set_asked(asked);
+        self.gate.open();
     }
 
     /// Those who have leases are to leave a core to the loop and whoever it answers.
@@ -223,6 +229,6 @@ impl Drop for Leases {
             lease.lock().userfaultfd = None;
         }
         // Who waits there has other sessions to work for.
-        self.gate.open(PAGE_SIZE);
+        self.gate.open();
     }
 }

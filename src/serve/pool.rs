@@ -233,7 +233,9 @@ impl Worker {
 
     /// Reads and installs in parts, which fit into a processor's cache; and whoever waits for a page does not wait for all of them.
     fn install(&mut self, request: &Request, lease: &Lease, block: &mut Block, client: &Client) {
-        self.reader.announce(&request.welcome);
+        if !lease.is_asked() {
+            self.reader.announce(&request.welcome);
+        }
         let mut elsewhere = Elsewhere::default();
         let mut next = request.welcome.start;
         while next < request.welcome.end && !lease.is_over() {
