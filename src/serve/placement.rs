@@ -35,6 +35,9 @@ const CHASE: u32 = 8;
 const OFTEN: Duration = Duration::from_millis(5);
 /// How long the loop may wait for its core, for each fault. Who shares it with a thread that computes waits 0.1 ms on average.
 const PATIENCE: Duration = Duration::from_micros(500);
+/// How nice the loop is on the core of whoever it answers: otherwise that one goes on at once, and what the loop was about to do, such as opening the gate
+/// to those who install, has to wait until it faults again.
+const FIRM: i32 = -10;
 /// How long it is left to the scheduler after that did not work.
 const REST: Duration = Duration::from_secs(2);
 
@@ -166,6 +169,8 @@ pub(super) struct Placement {
     /// The only core where it may run now, because of us.
     kept_on: Option<usize>,
     humble: bool,
+    /// How nice it was before.
+    nice: i32,
     can_be_humble: bool,
     /// `/proc/PID/task/TID/stat` of the thread that is followed.
     stat: Option<((SpaceId, u32), File)>,
@@ -186,6 +191,7 @@ impl Placement {
             allowed,
             kept_on: None,
             humble: false,
+            nice: humble::niceness(),
             stat: None,
             schedstat,
         }
@@ -276,6 +282,7 @@ impl Placement {
             && sched_setaffinity(Pid::from_raw(0), &one).is_ok();
         if kept {
             self.kept_on = Some(core);
+            humble::be_nice(self.nice.min(FIRM));
         } else {
             self.let_go();
             // The core is gone, or somebody else decides where this thread runs.
@@ -284,6 +291,9 @@ impl Placement {
     }
 
     fn let_go(&mut self) {
+        if self.kept_on.is_some() {
+            humble::be_nice(self.nice);
+        }
         self.be_humble(false);
         if self.kept_on.is_some()
             && self.is_as_we_left_it()

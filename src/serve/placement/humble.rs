@@ -22,6 +22,18 @@ pub(super) fn is_possible() -> bool {
             .is_ok_and(|thread| thread.join().unwrap_or(false))
 }
 
+/// How nice the thread that calls is.
+pub(super) fn niceness() -> i32 {
+    // SAFETY: only numbers; 0 is the thread that calls.
+    unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
+}
+
+/// Makes the thread that calls so nice. Without the right to it nothing changes.
+pub(super) fn be_nice(nice: i32) {
+    // SAFETY: as above.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
+}
+
 /// Makes the thread that calls one that gives way, or an ordinary one.
 pub(super) fn become_humble(humble: bool) -> Result<(), Errno> {
     let policy = if humble {
