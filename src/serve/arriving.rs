@@ -134,7 +134,9 @@ impl Engine {
 
     /// The address space of a process that has come.
     fn adopt(&mut self, newcomer: Newcomer) -> (SpaceId, Vec<AddrRange>) {
-        let id = self.session.add(Arc::new(newcomer.userfaultfd), newcomer.space);
+        let id = self
+            .session
+            .add(Arc::new(newcomer.userfaultfd), newcomer.space);
         if let Some(target) = &newcomer.target {
             // Without it the end is noticed a little later.
             let _ = self.poller.add_target(&**target);

@@ -52,7 +52,7 @@ pub(crate) enum Case {
 }
 
 /// All of them.
-pub(crate) const ALL: [Case; 40] = [
+pub(crate) const ALL: [Case; 41] = [
     Case::Fault,
     Case::DuplicateFault,
     Case::Present,
