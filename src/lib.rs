@@ -19,6 +19,7 @@ mod processes;
 pub mod progress;
 mod readable;
 pub mod serve;
+pub mod service;
 pub mod session;
 pub mod source;
 pub mod space;
