@@ -134,6 +134,9 @@ pub enum Failure {
     /// The target could not be served.
     #[error(transparent)]
     Serve(#[from] crate::serve::ServeError),
+    /// This program cannot be kept from doing more than it has to.
+    #[error(transparent)]
+    Confinement(#[from] crate::service::ConfinementError),
     /// The page index of a snapshot cannot be read everywhere.
     #[error("{path:?}: {error}; `uffd-snapshot verify` lists every bad page")]
     Damaged {

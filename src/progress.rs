@@ -10,6 +10,8 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::service::born_with;
+
 /// How often the bar is drawn.
 const INTERVAL: Duration = Duration::from_millis(100);
 
@@ -102,7 +104,9 @@ fn start(bar: ProgressBar, counts: Arc<Counts>) -> Option<(Sender<()>, JoinHandl
         bar.finish_and_clear();
     };
     let thread = std::thread::Builder::new().name("progress".into());
-    thread.spawn(draw).ok().map(|thread| (end, thread))
+    // Whoever draws needs no rights.
+    let thread = born_with(&[], || thread.spawn(draw)).and_then(|thread| thread);
+    thread.ok().map(|thread| (end, thread))
 }
 
 fn style(bar: &ProgressBar, total: u64) {

@@ -85,6 +85,9 @@ pub struct LazyPages {
     /// Pages that lie in holes of the images are zero: they were copied by something that makes holes
     #[arg(long)]
     pub holes_are_zeros: bool,
+    /// For debugging: do not limit the system calls that this program may make while it serves
+    #[arg(long)]
+    pub no_seccomp: bool,
     /// Print what there is to say as JSON
     #[arg(long)]
     pub json: bool,

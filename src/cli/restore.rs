@@ -82,6 +82,9 @@ pub struct Cli {
     /// Write this program's process id to a file, which is removed at the end
     #[arg(long, value_name = "FILE")]
     pub pidfile: Option<PathBuf>,
+    /// For debugging: do not limit the system calls that this program may make while it serves
+    #[arg(long)]
+    pub no_seccomp: bool,
     /// Print what there is to say as JSON
     #[arg(long)]
     pub json: bool,

@@ -5,15 +5,17 @@ use std::sync::Arc;
 
 use snapshot_format::PAGE_BYTES;
 
+use super::confining::{confine, powerless_workers};
 use super::inherited::Inherited;
 use super::limits::raise_descriptors;
 use super::readiness::{Pidfile, ReadyDescriptor};
 use super::summary::{self, Serving};
 use super::working_sets::{Wanted, WorkingSets};
-use crate::cli::restore::{Cli, PlacementName, PrefillName};
+use crate::cli::restore::{Cli, OnFailureName, PlacementName, PrefillName};
 use crate::failure::Failure;
 use crate::handover::{self, Attached};
-use crate::serve::{self, Guard, Orders, Prefill, ServeError, Server, Workers};
+use crate::serve::{self, Guard, Orders, Prefill, ServeError, Server};
+use crate::service::{Allowed, Confinement, Plan, Pulse};
 use crate::source::SnapshotSource;
 use crate::terminal::mention;
 use crate::tool;
@@ -27,6 +29,7 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
     let ready = ready
         .map(|number| ReadyDescriptor::take(&mut inherited, number))
         .transpose()?;
+    let pulse = Pulse::from_environment();
     // Before there is any other thread, and before the target is touched.
     serve::hold_signals()
         .map_err(|errno| Failure::Usage(format!("cannot hold signals: {errno}")))?;
@@ -41,11 +44,13 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
     let sets = WorkingSets::open(wanted(args), &path, Some(Arc::clone(&snapshot)))?;
     let options = options(args);
     let on_failure = options.on_failure;
-    let workers = Workers::start(&source, options.jobs)?;
+    let workers = powerless_workers(&source, options.jobs)?;
+    let confinement = Confinement::prepare(&plan(args))?;
     let (set, recording) = sets.for_restore();
     let server = Server::prepare(&source, workers, Orders::Signals, options)?
         .replaying(set)
-        .recording(recording);
+        .recording(recording)
+        .observed(pulse.observer());
     let pidfile = args.pidfile.as_deref().map(Pidfile::write).transpose()?;
     let options = handover::Options {
         pid,
@@ -62,10 +67,12 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
     let mut released = None;
     let report = server.serve(handover, || {
         let standing = standing.release(Some(&guard));
+        confine(confinement);
         if let Ok(released) = &standing {
             if let Some(ready) = ready {
                 ready.ready();
             }
+            pulse.ready(&serving.status());
             summary::announce(serving.line(released.stood_still, args.json));
             if released.watched.is_none() {
                 let what = "nobody watches over it: if this program is killed, what is missing in it becomes zeros";
@@ -76,11 +83,26 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
     });
     // Nothing is owed any more: whatever becomes of this program, the target goes on.
     let released = released.transpose().map(drop);
+    pulse.stopping(&format!("{target}: {}", summary::how(report.outcome)));
     sets.finish();
     drop(pidfile);
     let status = summary::done(&target, &report, None, (args.quiet, args.json));
     released?;
     Ok(status)
+}
+
+/// What serving one process takes.
+fn plan(args: &Cli) -> Plan {
+    Plan {
+        allowed: Allowed {
+            files: args.touched.record_working_set.is_some(),
+            ..Allowed::default()
+        },
+        // Which child it was that needs a page that cannot be served.
+        looks_into_processes: args.on_failure == OnFailureName::Kill,
+        removes: args.pidfile.iter().cloned().collect(),
+        open: args.no_seccomp,
+    }
 }
 
 /// Which working sets are to be used and made, as it was typed.

@@ -6,6 +6,7 @@
 //! | `listening/`   | `--listen`, `--peer-fd`: many VMMs, one snapshot        |
 //! | `lazy_pages/`  | in place of `criu lazy-pages`                           |
 //! | `check.rs`     | `--check`: what this kernel and this user can do        |
+//! | `confining.rs` | serving with no more rights than it takes                 |
 //! | `readiness.rs` | telling others that the target is being served          |
 //! | `inherited.rs` | descriptors that were given to this program             |
 //! | `limits.rs`    | descriptors                                             |
@@ -14,6 +15,7 @@
 
 mod attaching;
 mod check;
+mod confining;
 mod inherited;
 mod lazy_pages;
 mod limits;

@@ -39,6 +39,11 @@ impl Serving {
         }
     }
 
+    /// The same for the service manager, in short.
+    pub(super) fn status(&self) -> String {
+        format!("serving {}, {} owed", self.target, size(self.owed))
+    }
+
     /// The line on standard output.
     pub(super) fn line(&self, stood_still: Duration, json: bool) -> String {
         if json {
@@ -88,17 +93,22 @@ pub(super) fn done(
     }
 }
 
+/// What became of a target, in a few words.
+pub(super) fn how(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Complete => "all memory is in place",
+        Outcome::TargetEnded => "it ended",
+        Outcome::Failed => "not all of its memory could be restored",
+    }
+}
+
 /// The same, for people; nothing if they want to hear of failures only.
 pub(super) fn done_text(target: &str, report: &Report, quiet: bool) -> Option<String> {
     if quiet && report.outcome != Outcome::Failed {
         return None;
     }
     let counts = &report.counts;
-    let how = match report.outcome {
-        Outcome::Complete => "all memory is in place",
-        Outcome::TargetEnded => "it ended",
-        Outcome::Failed => "not all of its memory could be restored",
-    };
+    let how = how(report.outcome);
     let mut parts = vec![format!(
         "{} pages by demand, {} with them, {} by prefill, {} zero, {} removed",
         counts.demand, counts.neighbours, counts.prefill, counts.zero, counts.removed

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
+use nix::poll::PollTimeout;
 
 use super::notify::{Manager, Word, watchdog_from_environment};
 use crate::serve::Observer;
@@ -16,6 +17,9 @@ use crate::serve::Observer;
 const EVERY: Duration = Duration::from_secs(1);
 /// A loop that has said nothing for so long is called stuck, when the manager has not said how long is too long.
 const LONG: Duration = Duration::from_secs(10);
+
+/// Milliseconds after which a loop that has nothing to do says that it goes on.
+const PATIENCE: u8 = 250;
 
 /// What the service manager is told by this program. Nothing, if there is none.
 #[derive(Debug, Clone, Default)]
@@ -110,10 +114,19 @@ impl Pulse {
         Some(Observer(Box::new(move |so_far| beat.go_on(so_far.owed))))
     }
 
-    /// The loop begins that takes connections. It has to say that it goes on at least once in [`Beat::PATIENCE`].
+    /// The loop begins that takes connections. It waits no longer than [`Pulse::patience`].
     #[must_use]
     pub fn hall(&self) -> Option<Beat> {
         self.begin(Loop::Hall)
+    }
+
+    /// How long a loop may wait that has nothing to do: as long as it likes if there is no manager.
+    #[must_use]
+    pub fn patience(&self) -> PollTimeout {
+        match &self.0 {
+            Some(_) => PollTimeout::from(PATIENCE),
+            None => PollTimeout::NONE,
+        }
     }
 
     fn begin(&self, what: Loop) -> Option<Beat> {
@@ -124,9 +137,6 @@ impl Pulse {
 }
 
 impl Beat {
-    /// How long a loop that has nothing to do may be silent.
-    pub const PATIENCE: Duration = Duration::from_millis(500);
-
     /// The loop goes on, and owes so much. Must be called by the loop itself.
     pub fn go_on(&self, owed: u64) {
         let now = Instant::now();

@@ -54,19 +54,29 @@ pub(crate) fn start(captured: &Captured, words: &[&str]) -> (Restorer, Frozen) {
     assert!(matches!(begins, WaitStatus::Stopped(..)), "{begins:?}");
     ptrace::setoptions(daemon, Options::PTRACE_O_TRACECLONE).expect("it stands still");
     ptrace::cont(daemon, None).expect("it stands still");
+    // The threads that decode are started by one that has given up its rights before.
+    let starter = started_by(daemon, &restorer);
+    ptrace::detach(daemon, None).expect("it stands still");
+    ptrace::cont(starter, None).expect("it stands still");
+    let thread = started_by(starter, &restorer);
+    ptrace::detach(starter, None).expect("it stands still");
+    (restorer, Frozen { thread, held: true })
+}
+
+/// The next thread that a traced one starts. Both stand still.
+fn started_by(traced: Pid, restorer: &Restorer) -> Pid {
     let thread = loop {
-        match waitpid(daemon, Some(WaitPidFlag::__WALL)).expect("it lives") {
+        match waitpid(traced, Some(WaitPidFlag::__WALL)).expect("it lives") {
             WaitStatus::PtraceEvent(_, _, event) if event == Event::PTRACE_EVENT_CLONE as i32 => {
-                let thread = ptrace::getevent(daemon).expect("it stands still");
+                let thread = ptrace::getevent(traced).expect("it stands still");
                 break Pid::from_raw(thread.try_into().expect("a tid"));
             }
             WaitStatus::Stopped(_, signal) => {
-                ptrace::cont(daemon, signal).expect("it stands still");
+                ptrace::cont(traced, signal).expect("it stands still");
             }
             other => panic!("{other:?}: {}", restorer.errors()),
         }
     };
     waitpid(thread, Some(WaitPidFlag::__WALL)).expect("it stands still");
-    ptrace::detach(daemon, None).expect("it stands still");
-    (restorer, Frozen { thread, held: true })
+    thread
 }

@@ -28,6 +28,7 @@ use self::background::{Background, Began};
 use self::dump::Dump;
 use self::metrics::Metrics;
 use self::waiting::Entrance;
+use super::confining::{confine, powerless_workers};
 use super::inherited::Inherited;
 use super::limits::{raise_descriptors, share_memory};
 use super::readiness::StatusDescriptor;
@@ -36,7 +37,8 @@ use super::working_sets::{Wanted, WorkingSets};
 use crate::cli::lazy_pages::LazyPages;
 use crate::cli::restore::{PrefillName, SetName, Touched};
 use crate::failure::Failure;
-use crate::serve::{self, Guard, Observer, Orders, Prefill, ServeError, Server, Workers};
+use crate::serve::{self, Guard, Observer, Orders, Prefill, ServeError, Server};
+use crate::service::{Allowed, Confinement, Plan, TO_WRITE, born_with};
 use crate::terminal::printable;
 use crate::tool;
 
@@ -123,6 +125,7 @@ struct Prepared {
     sets: Arc<WorkingSets>,
     server: Server,
     metrics: Option<Metrics>,
+    confinement: Confinement,
 }
 
 impl Prepared {
@@ -148,8 +151,13 @@ impl Prepared {
         let snapshot = snapshot.map(|packed| Arc::clone(&packed.snapshot));
         let sets = WorkingSets::open(wanted, &beside, snapshot)?;
         let options = options(args);
-        let workers = Workers::start(&*dump.source, options.jobs)?;
-        let metrics = args.metrics_file.as_deref().map(Metrics::start);
+        let workers = powerless_workers(&*dump.source, options.jobs)?;
+        let confinement = Confinement::prepare(&plan(args))?;
+        let metrics = args
+            .metrics_file
+            .as_deref()
+            .map(|path| born_with(&TO_WRITE, || Metrics::start(path)));
+        let metrics = metrics.transpose().map_err(ServeError::Thread)?;
         let metrics = metrics.transpose()?;
         let (set, recording) = sets.for_restore();
         let server = Server::prepare(&*dump.source, workers, Orders::Signals, options)?
@@ -161,6 +169,7 @@ impl Prepared {
             sets,
             server,
             metrics,
+            confinement,
         })
     }
 
@@ -172,6 +181,7 @@ impl Prepared {
         let (herald, arrivals) = serve::arrivals()?;
         let serving = dump.serving(args.json);
         let cache = dump.packed.as_ref().map(|packed| Arc::clone(&packed.cache));
+        confine(self.confinement);
         let from = Arc::clone(&host);
         receiving::start(stream, from, dump, self.guard, herald).map_err(ServeError::Thread)?;
         let quiet = args.quiet;
@@ -205,6 +215,22 @@ fn observer(dump: &Dump, metrics: Option<&Metrics>) -> Option<Observer> {
             told.0(so_far);
         }
     })))
+}
+
+/// What it takes to serve what `criu restore` restores, while it does.
+fn plan(args: &LazyPages) -> Plan {
+    Plan {
+        allowed: Allowed {
+            connections: true,
+            // They are agreed on when they come.
+            agreements: true,
+            files: args.touched.record_working_set.is_some() || args.metrics_file.is_some(),
+        },
+        // Which process is which.
+        looks_into_processes: true,
+        removes: Vec::new(),
+        open: args.no_seccomp,
+    }
 }
 
 /// How to serve, as it was typed.

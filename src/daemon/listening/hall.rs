@@ -139,7 +139,11 @@ impl Hall {
     /// Takes connections until it is asked to end, or, with `--once`, one was served, and then waits for those who are there.
     /// True if that went well: not if anybody's memory could not be restored, or the only one there was could not be served.
     pub(super) fn run(&mut self, mut entrance: Option<Entrance>) -> bool {
+        let beat = self.common.pulse.hall();
         loop {
+            if let Some(beat) = &beat {
+                beat.go_on(0);
+            }
             let enough = self.limits.once && self.served > 0;
             if (self.asked_to_end || enough)
                 && let Some(entrance) = entrance.take()
@@ -186,7 +190,7 @@ impl Hall {
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.leaving.bell.as_fd(), PollFlags::POLLIN),
         ];
-        let mut most = PollTimeout::NONE;
+        let mut most = self.common.pulse.patience();
         if let Some(entrance) = entrance {
             // Who comes when there is no room wants some to be made.
             if self.has_room() || !readable_within(entrance, Duration::ZERO) {

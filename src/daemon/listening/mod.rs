@@ -24,13 +24,15 @@ use self::places::Places;
 use self::session::Common;
 use self::socket::Entrance;
 use super::attaching::{options, wanted};
+use super::confining::{confine, powerless_workers};
 use super::inherited::Inherited;
 use super::limits::{raise_descriptors, share_memory};
 use super::readiness::{Pidfile, ReadyDescriptor};
 use super::working_sets::WorkingSets;
 use crate::cli::restore::{Cli, Listen};
 use crate::failure::Failure;
-use crate::serve::{self, EndingSignals, Guard, ServeError, Workers};
+use crate::serve::{self, EndingSignals, Guard, ServeError};
+use crate::service::{Allowed, Confinement, Plan, Pulse, born_with};
 use crate::source::{self, FrameCache};
 use crate::terminal::printable;
 use snapshot_format::PAGE_BYTES;
@@ -55,6 +57,7 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
         .map(|listen| Entrance::inherit(&mut inherited, listen))
         .transpose()?
         .flatten();
+    let pulse = Pulse::from_environment();
     // Before there is any other thread.
     serve::hold_signals()
         .map_err(|errno| Failure::Usage(format!("cannot hold signals: {errno}")))?;
@@ -74,13 +77,15 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
         head_start: Duration::ZERO,
         ..options(args)
     };
-    let workers = Workers::start(&*opened.source, options.jobs)?;
+    let workers = powerless_workers(&*opened.source, options.jobs)?;
+    let confinement = Confinement::prepare(&plan(args))?;
     let signals = EndingSignals::held().map_err(kernel("wait for signals"))?;
     let pidfile = args.pidfile.as_deref().map(Pidfile::write).transpose()?;
     if let Some(Listen::Path(path)) = listen {
         entrance = Some(Entrance::make(path, &args.peers)?);
     }
-    let log = Log::start(args.json, args.quiet).map_err(ServeError::Thread)?;
+    let log = born_with(&[], || Log::start(args.json, args.quiet));
+    let log = log.and_then(|log| log).map_err(ServeError::Thread)?;
     let limits = Limits {
         sessions: usize::from(args.peers.max_sessions),
         once: args.peers.once || peer.is_some(),
@@ -97,19 +102,23 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
         handshake_timeout: args.peers.handshake_timeout,
         doubts_owner: peer.is_some(),
         log: log.clone(),
+        pulse: pulse.clone(),
     };
     let mut hall = Hall::new(common, signals, limits)?;
+    confine(confinement);
     if let Some(peer) = peer {
         hall.admit(peer);
     }
     if let Some(ready) = ready {
         ready.ready();
     }
+    pulse.ready("VMMs can connect");
     if let Some(listen) = listen {
         let path = printable(&path.display().to_string());
         log.listening(&printable(&listen.to_string()), &path, bytes);
     }
     let good = hall.run(entrance);
+    pulse.stopping("no more VMMs are served");
     sets.finish();
     drop(pidfile);
     log.end(hall.served(), cache.counts());
@@ -120,4 +129,23 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// What it takes to serve VMMs, and to receive those that come meanwhile.
+fn plan(args: &Cli) -> Plan {
+    let socket = args.what.listen.as_ref().and_then(|listen| match listen {
+        Listen::Path(path) => Some(path.clone()),
+        Listen::Descriptor(_) | Listen::Systemd => None,
+    });
+    Plan {
+        allowed: Allowed {
+            connections: true,
+            agreements: false,
+            files: args.touched.record_working_set.is_some(),
+        },
+        // Whose memory it is that somebody hands over.
+        looks_into_processes: true,
+        removes: args.pidfile.iter().cloned().chain(socket).collect(),
+        open: args.no_seccomp,
+    }
 }

@@ -18,6 +18,7 @@ use crate::handover::receive::{self, HandshakeError, Received, Refused};
 use crate::serve::{
     Guard, Handover, Options, Orders, Outcome, Server, Target, Workers, letting_go,
 };
+use crate::service::Pulse;
 use crate::source::PageSource;
 use crate::space::AddressSpace;
 use crate::uffd::{Features, Stop, Userfaultfd};
@@ -42,6 +43,7 @@ pub(super) struct Common {
     /// The peer may not be the one who made the socket.
     pub(super) doubts_owner: bool,
     pub(super) log: Log,
+    pub(super) pulse: Pulse,
 }
 
 /// Serves the VMM at the other end of a connection. `told` asks to end; `received` is called when it has handed over. `None` if it was
@@ -93,7 +95,10 @@ pub(super) fn run(
         space,
     };
     let (set, recording) = common.sets.for_restore();
-    let server = server.replaying(set).recording(recording);
+    let server = server
+        .replaying(set)
+        .recording(recording)
+        .observed(common.pulse.observer());
     let report = server.serve(handover, || common.log.serving(&who, owed, regions));
     drop((watched, place));
     common.log.done(&who, &report);

@@ -18,9 +18,7 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, geteuid, unlinkat};
 use super::super::inherited::Inherited;
 use crate::cli::restore::{Listen, Peers};
 use crate::failure::Failure;
-
-/// The first descriptor that a service manager passes: `SD_LISTEN_FDS_START` of sd_listen_fds(3).
-const FIRST_OF_SYSTEMD: RawFd = 3;
+use crate::service::Numbers;
 
 /// `sun_path` of unix(7), without the NUL at its end.
 const LONGEST_NAME: usize = 107;
@@ -145,20 +143,19 @@ fn listening(
 
 fn from_systemd(inherited: &mut Inherited) -> Result<UnixListener, Failure> {
     const OPTION: &str = "--listen systemd";
-    let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
-    if number("LISTEN_PID") != Some(std::process::id()) {
+    let Some(numbers) = Numbers::from_environment() else {
         return Err(usage(
             OPTION,
             "no socket was passed to this program: it is for services that a socket unit starts",
         ));
-    }
-    match number("LISTEN_FDS") {
-        Some(1) => listening(inherited, FIRST_OF_SYSTEMD, OPTION),
-        other => Err(usage(
+    };
+    match numbers.sockets[..] {
+        [number] => listening(inherited, number, OPTION),
+        _ => Err(usage(
             OPTION,
             &format!(
                 "{} sockets were passed: give the socket unit one ListenStream=",
-                other.unwrap_or(0)
+                numbers.sockets.len()
             ),
         )),
     }
