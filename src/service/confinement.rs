@@ -44,9 +44,13 @@ impl Confinement {
     /// # Errors
     /// [`ConfinementError::Filter`].
     pub fn prepare(plan: &Plan) -> Result<Self, ConfinementError> {
+        let mut keep = needed(plan);
+        if !privileges::may_become_ordinary() {
+            keep.push(Capability::SysNice);
+        }
         let filter = (!plan.open).then(|| Filter::new(plan.allowed));
         Ok(Self {
-            keep: needed(plan),
+            keep,
             filter: filter.transpose()?,
         })
     }

@@ -11,7 +11,7 @@
 //! | CAP_DAC_OVERRIDE  | `/dev/userfaultfd`, files of others: snapshots, sockets, process id files   | kept if something is to be written or removed there |
 //! | CAP_CHOWN, CAP_FOWNER | `--socket-owner`                                                        | given up            |
 //! | CAP_SYS_RESOURCE  | raising the limit on descriptors                                           | given up            |
-//! | CAP_SYS_NICE      | leaving SCHED_IDLE again                                                   | given up: RLIMIT_NICE allows it |
+//! | CAP_SYS_NICE      | leaving SCHED_IDLE again                                                   | given up if the limits can be raised instead (`LimitNICE=`, CAP_SYS_RESOURCE) |
 //! | CAP_SYS_ADMIN     | injecting into a target under a seccomp filter                             | given up            |
 //!
 //! Reading messages (a FORK brings a descriptor), installing, poisoning and waking need none. Capabilities are a thread's own: who calls
@@ -22,7 +22,7 @@
 )]
 
 use nix::errno::Errno;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// A capability of `<linux/capability.h>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,6 +38,8 @@ pub enum Capability {
     Kill = 5,
     /// Looking into processes of others, and changing them.
     SysPtrace = 19,
+    /// Being preferred to others, and becoming ordinary after having given way.
+    SysNice = 23,
 }
 
 /// `_LINUX_CAPABILITY_VERSION_3`
@@ -67,7 +69,6 @@ struct Half {
 /// # Errors
 /// What the kernel says. What could be given up has been.
 pub fn keep_only(keep: &[Capability]) -> Result<(), Errno> {
-    stay_ordinary();
     forget_bounds(keep);
     // There may be no such set: Linux 4.3.
     let _ = prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL);
@@ -155,10 +156,16 @@ fn halves_of(bits: u64) -> [u32; 2] {
     [half(0), half(4)]
 }
 
-/// Who gives way (SCHED_IDLE) may become an ordinary thread again by its limit, without CAP_SYS_NICE.
-fn stay_ordinary() {
-    // Without it the loop does not give way at all, which it tries first.
-    let _ = setrlimit(Resource::RLIMIT_NICE, ORDINARY, ORDINARY);
+/// Whether threads of this process that give way (SCHED_IDLE) may become ordinary ones again without [`Capability::SysNice`]: from now
+/// on, if its limits can be raised.
+#[must_use]
+pub(super) fn may_become_ordinary() -> bool {
+    let allows = |limit| limit >= ORDINARY;
+    match getrlimit(Resource::RLIMIT_NICE) {
+        Ok((soft, _)) if allows(soft) => true,
+        Ok((_, hard)) => setrlimit(Resource::RLIMIT_NICE, ORDINARY, hard.max(ORDINARY)).is_ok(),
+        Err(_) => false,
+    }
 }
 
 /// No program that might be executed gets others. It fails without CAP_SETPCAP: then `no_new_privs` sees to that alone.

@@ -16,6 +16,7 @@
 //! | `inherited.rs` | sockets that somebody else opened                                         |
 //! | `ending.rs`    | the daemon is asked to end, is killed                                     |
 //! | `complete.rs`  | everything is in place, and the VMM goes on without the daemon            |
+//! | `confined.rs`  | what the daemon can do no more                                            |
 //! | `bad_pages.rs` | pages that cannot be served                                               |
 //! | `review.rs`    | what a review found: red until it is repaired                            |
 //! | `itself.rs`    | (the peer notices what is wrong)                                          |
@@ -30,6 +31,7 @@ mod support;
 mod bad_pages;
 mod clones;
 mod complete;
+mod confined;
 mod daemon;
 mod ending;
 mod hostile;

@@ -32,6 +32,7 @@ mod support;
 
 mod advice;
 mod ahead;
+mod confined;
 mod ending;
 mod family;
 mod forks;

@@ -12,6 +12,7 @@
 pub mod area;
 pub mod calling;
 pub mod child;
+pub mod confined;
 pub mod huge;
 pub mod plot;
 pub mod sink;

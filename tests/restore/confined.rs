@@ -1,0 +1,36 @@
+//! A daemon that serves has no more rights than that takes, in any of its threads.
+
+use crate::scene::Captured;
+use crate::support::confined::{CAP_KILL, CAP_SYS_PTRACE, assert_confined, threads};
+
+/// Waits for words, and so is owed all for long.
+fn serving(words: &[&str], check: impl FnOnce(i32)) {
+    let captured = Captured::only_started("toucher", "64");
+    captured.capture(&["--frame-pages", "1", "--codec", "lz4"]);
+    let scene = captured.restore(words);
+    check(scene.restorer.pid());
+}
+
+#[test]
+fn one_that_poisons() {
+    serving(&[], |pid| assert_confined(pid, CAP_KILL));
+}
+
+/// It has to find out who waits for a page.
+#[test]
+fn one_that_kills() {
+    let words = ["--on-failure", "kill"];
+    serving(&words, |pid| {
+        assert_confined(pid, CAP_KILL | CAP_SYS_PTRACE);
+    });
+}
+
+#[test]
+fn one_that_is_debugged() {
+    serving(&["--no-seccomp"], |pid| {
+        for thread in threads(pid) {
+            assert_eq!(thread.seccomp, 0, "{thread:x?}");
+            assert_eq!(thread.permitted & CAP_SYS_PTRACE, 0, "{thread:x?}");
+        }
+    });
+}
