@@ -1,7 +1,9 @@
 //! A daemon that serves has no more rights than that takes, in any of its threads.
 
 use crate::scene::Captured;
-use crate::support::confined::{CAP_KILL, CAP_SYS_PTRACE, assert_confined, threads};
+use crate::support::confined::{
+    CAP_KILL, CAP_SYS_PTRACE, assert_bounded, assert_confined, threads,
+};
 
 /// Waits for words, and so is owed all for long.
 fn serving(words: &[&str], check: impl FnOnce(i32)) {
@@ -13,7 +15,10 @@ fn serving(words: &[&str], check: impl FnOnce(i32)) {
 
 #[test]
 fn one_that_poisons() {
-    serving(&[], |pid| assert_confined(pid, CAP_KILL));
+    serving(&[], |pid| {
+        assert_confined(pid, CAP_KILL);
+        assert_bounded(pid, CAP_KILL);
+    });
 }
 
 /// It has to find out who waits for a page.

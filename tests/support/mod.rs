@@ -95,7 +95,13 @@ pub struct Target {
 impl Target {
     /// Starts this test program in a role.
     pub fn start(role: &str, arguments: &str) -> Self {
-        let mut child = Command::new(env::current_exe().expect("this program"))
+        let this = env::current_exe().expect("this program");
+        Self::start_by(Command::new(this), role, arguments)
+    }
+
+    /// The same, by a command that becomes this test program, or runs it in another place.
+    pub fn start_by(mut command: Command, role: &str, arguments: &str) -> Self {
+        let mut child = command
             .args(["role", "--exact", "--nocapture", "--test-threads=1"])
             .env(ROLE, role)
             .env(ARGUMENTS, arguments)

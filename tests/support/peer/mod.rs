@@ -23,7 +23,7 @@ mod races;
 mod role;
 
 use std::path::Path;
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 
 use crate::support::{Target, state};
 
@@ -60,7 +60,13 @@ pub struct Survey {
 impl Peer {
     /// With regions of so many pages, like `64,32`, and these words: `huge`, `split`, `slots=N`, `uid=N`.
     pub fn start(regions: &str, words: &str) -> Self {
-        let mut target = Target::start("peer", &format!("{regions} {words}"));
+        let this = std::env::current_exe().expect("this program");
+        Self::start_by(Command::new(this), regions, words)
+    }
+
+    /// The same, by a command that runs this test program in another place.
+    pub fn start_by(command: Command, regions: &str, words: &str) -> Self {
+        let mut target = Target::start_by(command, "peer", &format!("{regions} {words}"));
         let numbers = target.hear_numbers();
         let regions = numbers
             .chunks(2)

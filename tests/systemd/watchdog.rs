@@ -1,0 +1,50 @@
+//! A daemon that does not go on is ended, and what it serves never reads zeros.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::holder::Holder;
+use crate::machine::Machine;
+use crate::support::wait_until;
+
+const UNIT: &str = "uffd-restore@web.service";
+
+fn impatient() -> (Machine, Holder) {
+    let machine = Machine::boot();
+    machine.drop_in(
+        "uffd-restore@.service",
+        "watchdog",
+        // Long enough to be seen in between.
+        "[Service]\nWatchdogSec=2\nRestartSec=2\n",
+    );
+    let holder = Holder::captured(&machine, "web", 256);
+    machine.must(&["start", UNIT]);
+    (machine, holder)
+}
+
+#[test]
+fn a_daemon_that_is_stopped_is_ended() {
+    let (machine, mut holder) = impatient();
+    let daemon = machine.outside(&machine.show(UNIT, "MainPID"));
+    kill(Pid::from_raw(daemon), Signal::SIGSTOP).expect("it lives");
+    machine.wait_for(UNIT, "Result", |result| result == "watchdog");
+    machine.wait_for(UNIT, "NRestarts", |restarts| restarts != "0");
+    // Taken over by the next one; or, where there is none, ended by the guard.
+    if holder.target.try_tell("check").is_ok() {
+        let said = holder.target.rest();
+        assert!(said.is_empty() || said == "right", "{said}");
+    }
+}
+
+/// It is asked far more often than it is served: nothing but the loop itself answers.
+#[test]
+fn a_daemon_that_has_nothing_to_do_is_left_alone() {
+    let (machine, mut holder) = impatient();
+    let began = std::time::Instant::now();
+    wait_until("three times the watchdog's patience", || {
+        began.elapsed() > std::time::Duration::from_secs(6)
+    });
+    assert_eq!(machine.show(UNIT, "NRestarts"), "0");
+    assert_eq!(machine.show(UNIT, "ActiveState"), "active");
+    holder.check();
+}
