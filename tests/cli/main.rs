@@ -13,6 +13,7 @@ mod import_criu;
 mod leaves_nothing;
 mod pack;
 mod reviewed;
+mod security;
 mod working_set;
 
 use std::fs;
