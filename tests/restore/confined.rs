@@ -1,5 +1,9 @@
 //! A daemon that serves has no more rights than that takes, in any of its threads.
 
+use std::os::unix::process::ExitStatusExt;
+
+use nix::sys::signal::Signal;
+
 use crate::scene::Captured;
 use crate::support::confined::{
     CAP_KILL, CAP_SYS_PTRACE, assert_bounded, assert_confined, threads,
@@ -28,6 +32,18 @@ fn one_that_kills() {
     serving(&words, |pid| {
         assert_confined(pid, CAP_KILL | CAP_SYS_PTRACE);
     });
+}
+
+/// What the kernel does to who makes a forbidden call is that signal, and nothing else happens than with any other.
+#[test]
+fn a_forbidden_call_is_a_crash_like_any_other() {
+    let captured = Captured::only_started("toucher", "64");
+    captured.capture(&["--frame-pages", "1", "--codec", "lz4"]);
+    let mut scene = captured.restore(&[]);
+    scene.restorer.signal(Signal::SIGSYS);
+    assert_eq!(scene.restorer.wait().signal(), Some(libc::SIGSYS));
+    // It is owed memory that nobody has any more.
+    assert_eq!(scene.target.end().signal(), Some(libc::SIGKILL));
 }
 
 #[test]

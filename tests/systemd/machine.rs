@@ -158,6 +158,12 @@ impl Machine {
         }
     }
 
+    /// Makes a unit.
+    pub(crate) fn unit(&self, name: &str, text: &str) {
+        fs::write(units(&self.folder).join(name), text).expect("a unit");
+        self.must(&["daemon-reload"]);
+    }
+
     /// Adds to a unit.
     pub(crate) fn drop_in(&self, unit: &str, name: &str, text: &str) {
         let folder = units(&self.folder).join(format!("{unit}.d"));

@@ -6,6 +6,7 @@
 //! | `holder.rs`  | (a process that is restored)                                               |
 //! | `process.rs` | `uffd-restore@.service`                                                    |
 //! | `listen.rs`  | `uffd-restore-listen@.socket`, `uffd-restore-listen@.service`              |
+//! | `store.rs`   | its descriptor store                                                       |
 //! | `watchdog.rs` | a daemon that does not go on                                              |
 //! | `exposure.rs` | what systemd says of the units                                            |
 //! | `installed.rs` | `scripts/install`                                                        |
@@ -23,9 +24,14 @@ mod installed;
 mod listen;
 mod machine;
 mod process;
+mod store;
 mod watchdog;
 
 #[test]
 fn role() {
-    support::play_role(&[("holder", holder::hold), ("peer", peer::play)]);
+    support::play_role(&[
+        ("holder", holder::hold),
+        ("peer", peer::play),
+        ("store", store::store),
+    ]);
 }
