@@ -98,6 +98,7 @@ pub(super) const WRITES: &[c_long] = &[
     libc::SYS_linkat,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_rename,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_renameat,
     libc::SYS_renameat2,
 ];
