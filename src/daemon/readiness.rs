@@ -1,7 +1,7 @@
 //! Telling others that the target is being served.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
@@ -100,7 +100,16 @@ fn pid_in(path: &Path) -> Option<u32> {
 }
 
 fn is_of_this_program(pid: u32) -> bool {
-    let program = |pid: &str| fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let program = |pid: &str| fs::read_link(format!("/proc/{pid}/exe"));
+    // Which program it is cannot be seen of one that serves, by others of the same user; its name can.
+    let name = |pid: &str| fs::read(format!("/proc/{pid}/comm")).ok();
+    let its = pid.to_string();
     pid != std::process::id()
-        && program(&pid.to_string()).is_some_and(|its| Some(its) == program("self"))
+        && match program(&its) {
+            Ok(found) => program("self").is_ok_and(|own| own == found),
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                name(&its).is_some_and(|found| Some(found) == name("self"))
+            }
+            Err(_) => false,
+        }
 }

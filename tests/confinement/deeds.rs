@@ -44,6 +44,7 @@ pub(crate) fn confined(words: &[&str]) {
     let mut words = words.iter().copied();
     let mut plan = plan(words.next().expect("a plan"));
     let mut deed = words.next().expect("a deed");
+    // Not looked at, for what is about capabilities alone.
     if deed == "open" {
         plan.open = true;
         deed = words.next().expect("a deed");
@@ -51,6 +52,8 @@ pub(crate) fn confined(words: &[&str]) {
     if let Some(user) = deed.strip_prefix("user=") {
         let user: u32 = user.parse().expect("a uid");
         nix::unistd::setuid(user.into()).expect("setuid");
+        // That has hidden it already, as exec would not have.
+        nix::sys::prctl::set_dumpable(true).expect("prctl");
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).expect("death signal");
         deed = words.next().expect("a deed");
     }

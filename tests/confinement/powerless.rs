@@ -74,8 +74,6 @@ fn others_of_the_same_user_cannot_look_into_it() {
         stat.expect("it lives").uid()
     };
     assert_eq!(owner("process user=65534 nothing"), 0);
-    // setuid(2) hides it as well, and exec shows it again; so a control of somebody who has changed nothing.
-    let other = Other::start();
-    let stat = fs::metadata(format!("/proc/{}/stat", other.pid()));
-    assert_eq!(stat.expect("it lives").uid(), 65534);
+    // For debugging it is not hidden.
+    assert_eq!(owner("process open user=65534 nothing"), 65534);
 }

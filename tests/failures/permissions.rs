@@ -176,3 +176,22 @@ fn a_traced_target_is_said_to_be_traced_and_by_whom() {
     stopped.release().expect("release");
     actor.assert_untouched();
 }
+
+/// One that serves cannot be looked into by others of its user, and is known nevertheless.
+#[test]
+fn the_pid_file_of_another_daemon_of_the_same_user_stays() {
+    let (lab, snapshot) = Lab::with_snapshot(16);
+    let folder = lab.path("run");
+    std::fs::create_dir(&folder).expect("a folder");
+    std::os::unix::fs::chown(&folder, Some(65534), Some(65534)).expect("chown");
+    let option = format!("--pidfile={}/pid", folder.display());
+    let mut actor = Actor::with(16, "nobody");
+    let command = as_nobody(&restoring(&snapshot, &actor, &[&option]), &["sys_ptrace"]);
+    let daemon = Daemon::spawn(with_device_for_all(&lab, &command));
+    daemon.hear("serving");
+    let other = Actor::with(16, "nobody");
+    let command = as_nobody(&restoring(&snapshot, &other, &[&option]), &[]);
+    run(command).assert(2, &["is that of process", "--pidfile"]);
+    actor.assert_restored();
+    daemon.end().assert(0, &["all memory is in place"]);
+}
