@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -61,23 +61,18 @@ pub(crate) fn store(_: &[&str]) {
 }
 
 #[expect(unsafe_code, reason = "they come as numbers")]
-fn own(number: i32) -> Result<std::os::fd::OwnedFd, nix::Error> {
-    use std::os::fd::FromRawFd;
-    // SAFETY: it was passed to this process, and nobody else takes it.
-    Ok(unsafe { std::os::fd::OwnedFd::from_raw_fd(number) })
+fn own(number: i32) -> Result<OwnedFd, nix::Error> {
+    // SAFETY: it was passed to this process, or opened by it just now, and nobody else takes it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-fn ended_process() -> std::os::fd::OwnedFd {
-    use std::os::fd::FromRawFd;
+#[expect(unsafe_code, reason = "pidfd_open(2)")]
+fn ended_process() -> OwnedFd {
     let mut child = std::process::Command::new("true").spawn().expect("it runs");
-    #[expect(unsafe_code, reason = "pidfd_open(2)")]
-    // SAFETY: a number; the descriptor that is returned is ours.
-    let pidfd = unsafe {
-        let pidfd = libc::syscall(libc::SYS_pidfd_open, child.id(), 0);
-        std::os::fd::OwnedFd::from_raw_fd(i32::try_from(pidfd).expect("a descriptor"))
-    };
+    // SAFETY: plain numbers.
+    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id(), 0) };
     child.wait().expect("a child");
-    pidfd
+    own(i32::try_from(pidfd).expect("a descriptor")).expect("it is open")
 }
 
 const UNIT: &str = "store.service";
