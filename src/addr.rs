@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// An address in a target's address space.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Addr(pub u64);
 
 impl Addr {
@@ -43,7 +45,7 @@ impl fmt::Debug for Addr {
 }
 
 /// Addresses from `start` up to, and without, `end`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct AddrRange {
     /// The first address.
     pub start: Addr,
@@ -52,6 +54,9 @@ pub struct AddrRange {
 }
 
 impl AddrRange {
+    /// Where a program can have pages, on a processor of four levels of page tables.
+    pub const EVERYWHERE: Self = Self::new(Addr::NOWHERE.0, 0x7fff_ffff_f000);
+
     /// From `start` to `end`, numbers as /proc has them.
     #[must_use]
     pub const fn new(start: u64, end: u64) -> Self {

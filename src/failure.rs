@@ -184,11 +184,17 @@ impl Failure {
 
     /// 2 for bad usage, 1 for the rest.
     #[must_use]
-    pub fn exit_code(&self) -> ExitCode {
+    pub fn status(&self) -> u8 {
         match self {
-            Self::Usage(_) => ExitCode::from(2),
-            _ => ExitCode::FAILURE,
+            Self::Usage(_) => 2,
+            _ => 1,
         }
+    }
+
+    /// The same, for main().
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.status())
     }
 
     /// True when the reader of our standard output has gone away, as `head` does: nobody wants the rest, nor an error.

@@ -17,7 +17,7 @@ use uffd_restore::addr::{Addr, AddrRange};
 use uffd_restore::session::{Block, Installer, OnFailure, Request, Session, Supplier};
 use uffd_restore::source::{FrameCache, PageReader, PageSource, SnapshotSource};
 use uffd_restore::space::{AddressSpace, Kind};
-use uffd_restore::uffd::{Fault, Message, Outcome, ReadError, Stop};
+use uffd_restore::uffd::{Fault, Inbox, Message, Outcome, ReadError, Stop};
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
@@ -53,10 +53,15 @@ const PAGES: u64 = 1 << 14;
 struct Obliging(Vec<Message>);
 
 impl Installer for Obliging {
-    fn read(&mut self, messages: &mut Vec<Message>) -> Result<usize, ReadError> {
-        let count = self.0.len();
-        messages.append(&mut self.0);
-        Ok(count)
+    fn read(&mut self, inbox: &Inbox) -> Result<usize, ReadError> {
+        let messages = self.0.drain(..).enumerate();
+        Ok(messages
+            .map(|(cell, message)| inbox.put(cell, &message))
+            .count())
+    }
+
+    fn number(&self) -> RawFd {
+        0
     }
 
     fn copy(&mut self, _: Addr, content: &[u8]) -> Outcome {

@@ -10,7 +10,9 @@ pub const PAGE_BYTES: u64 = 4096;
 pub type Page = [u8; PAGE_SIZE];
 
 /// Index of a page in a snapshot: pages of all regions are numbered in one sequence, from 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct PageNo(pub u64);
 
 impl std::fmt::Display for PageNo {

@@ -1,9 +1,13 @@
 //! `--pid`: attach to a process, serve it, say how it went.
 
+use std::cell::Cell;
+use std::fs::File;
+use std::mem::ManuallyDrop;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use snapshot_format::PAGE_BYTES;
+use snapshot_format::{PAGE_BYTES, Snapshot};
 
 use super::confining::{confine, powerless_workers};
 use super::inherited::Inherited;
@@ -14,16 +18,16 @@ use super::working_sets::{Wanted, WorkingSets};
 use crate::cli::restore::{Cli, OnFailureName, PlacementName, PrefillName};
 use crate::failure::Failure;
 use crate::handover::{self, Attached};
-use crate::serve::{self, Guard, Orders, Prefill, ServeError, Server};
+use crate::serve::{self, Orders, Prefill, Server};
 use crate::service::{Allowed, Confinement, Plan, Pulse};
 use crate::source::SnapshotSource;
+use crate::takeover::{self, Alone, Kept, Life};
 use crate::terminal::mention;
 use crate::tool;
 
 pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
-    // Both are there unless --check is.
+    // It is there unless --check is.
     let path = args.snapshot.clone().unwrap_or_default();
-    let pid = args.what.pid.unwrap_or_default();
     let mut inherited = Inherited::default();
     let ready = args.ready_fd;
     let ready = ready
@@ -33,62 +37,125 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
     // Before there is any other thread, and before the target is touched.
     serve::hold_signals()
         .map_err(|errno| Failure::Usage(format!("cannot hold signals: {errno}")))?;
-    // A copy of this one thread.
-    let guard = Guard::start().map_err(|errno| ServeError::Kernel {
-        doing: "start the process that watches over this one",
-        errno,
-    })?;
     raise_descriptors();
+    let kept = Kept::start()?;
     let snapshot = tool::open(&path)?;
-    let source = SnapshotSource::new(Arc::clone(&snapshot));
-    let sets = WorkingSets::open(wanted(args), &path, Some(Arc::clone(&snapshot)))?;
-    let options = options(args);
-    let on_failure = options.on_failure;
-    let workers = powerless_workers(&source, options.jobs)?;
-    let confinement = Confinement::prepare(&plan(args))?;
-    let (set, recording) = sets.for_restore();
-    let server = Server::prepare(&source, workers, Orders::Signals, options)?
-        .replaying(set)
-        .recording(recording)
-        .observed(pulse.observer());
-    let pidfile = args.pidfile.as_deref().map(Pidfile::write).transpose()?;
-    let options = handover::Options {
-        pid,
-        choices: &args.regions,
-        stop_timeout: args.stop_timeout,
-        on_failure,
+    let work = Work {
+        args,
+        path,
+        source: SnapshotSource::new(Arc::clone(&snapshot)),
+        snapshot,
+        pulse,
+        kept: &kept,
     };
-    let attached = handover::attach(&snapshot, &source, &options)?;
-    let serving = Serving::new(&attached, &path);
-    let Attached {
-        handover, standing, ..
-    } = attached;
-    let target = handover.target.describe();
-    let mut released = None;
-    let report = server.serve(handover, || {
-        let standing = standing.release(Some(&guard));
-        confine(confinement);
-        if let Ok(released) = &standing {
-            if let Some(ready) = ready {
-                ready.ready();
-            }
-            pulse.ready(&serving.status());
-            summary::announce(serving.line(released.stood_still, args.json));
-            if released.watched.is_none() {
-                let what = "nobody watches over it: if this program is killed, what is missing in it becomes zeros";
-                mention(&format!("uffd-restore: {target}: {what}"));
-            }
+    let pidfile = args.pidfile.as_deref().map(Pidfile::write).transpose()?;
+    // The first worker closes it, for the keeper as well.
+    let ready = ManuallyDrop::new(Cell::new(ready));
+    let status = takeover::keep(&kept, Alone::Ends, |life| {
+        if life.is_first() {
+            work.attach(ready.take())
+        } else {
+            work.take_over(life)
         }
-        released = Some(standing);
     });
-    // Nothing is owed any more: whatever becomes of this program, the target goes on.
-    let released = released.transpose().map(drop);
-    pulse.stopping(&format!("{target}: {}", summary::how(report.outcome)));
-    sets.finish();
     drop(pidfile);
-    let status = summary::done(&target, &report, None, (args.quiet, args.json));
-    released?;
-    Ok(status)
+    status
+}
+
+/// What the keeper has prepared for its workers.
+struct Work<'a> {
+    args: &'a Cli,
+    path: PathBuf,
+    snapshot: Arc<Snapshot<File>>,
+    source: SnapshotSource,
+    pulse: Pulse,
+    kept: &'a Kept,
+}
+
+impl Work<'_> {
+    /// What the first one does.
+    fn attach(&self, ready: Option<ReadyDescriptor>) -> Result<bool, Failure> {
+        let args = self.args;
+        let (sets, server, confinement) = self.prepare()?;
+        let (set, recording) = sets.for_restore();
+        let server = server.replaying(set).recording(recording);
+        let options = handover::Options {
+            pid: args.what.pid.unwrap_or_default(),
+            choices: &args.regions,
+            stop_timeout: args.stop_timeout,
+            on_failure: args.on_failure.into(),
+        };
+        let attached = handover::attach(&self.snapshot, &self.source, &options)?;
+        let serving = Serving::new(&attached, &self.path);
+        let Attached {
+            handover, standing, ..
+        } = attached;
+        let target = handover.target.describe();
+        let mut released = None;
+        let report = server.serve(handover, || {
+            let standing = standing.release(Some(&self.kept.guard));
+            confine(confinement);
+            if let Ok(released) = &standing {
+                if let Some(ready) = ready {
+                    ready.ready();
+                }
+                self.pulse.ready(&serving.status());
+                summary::announce(serving.line(released.stood_still, args.json));
+                if released.watched.is_none() {
+                    let what = "nobody watches over it: if this program is killed, what is missing in it becomes zeros";
+                    mention(&format!("uffd-restore: {target}: {what}"));
+                }
+            }
+            released = Some(standing);
+        });
+        // Nothing is owed any more: whatever becomes of this program, the target goes on.
+        let released = released.transpose().map(drop);
+        self.pulse
+            .stopping(&format!("{target}: {}", summary::how(report.outcome)));
+        sets.finish();
+        let status = summary::done(&target, &report, None, (args.quiet, args.json));
+        released?;
+        Ok(status)
+    }
+
+    /// What the others do.
+    fn take_over(&self, life: &Life) -> Result<bool, Failure> {
+        let args = self.args;
+        let found = takeover::orphaned(life, &self.kept.guard, args.on_failure.into())?;
+        let Some(mut orphaned) = found.into_iter().next() else {
+            return Ok(true);
+        };
+        orphaned.watch(&self.kept.guard);
+        let Some(target) = orphaned.target() else {
+            // All that was left to do was to say so.
+            return Ok(true);
+        };
+        let name = target.describe();
+        let (sets, server, confinement) = self.prepare()?;
+        confine(confinement);
+        self.pulse.ready(&format!("goes on serving {name}"));
+        // What was being recorded is not complete.
+        let (set, _) = sets.for_restore();
+        let report = server
+            .replaying(set)
+            .go_on(orphaned, target, life.is_hopeless());
+        self.pulse
+            .stopping(&format!("{name}: {}", summary::how(report.outcome)));
+        Ok(summary::done(&name, &report, None, (args.quiet, args.json)))
+    }
+
+    fn prepare(&self) -> Result<(Arc<WorkingSets>, Server, Confinement), Failure> {
+        let args = self.args;
+        let snapshot = Some(Arc::clone(&self.snapshot));
+        let sets = WorkingSets::open(wanted(args), &self.path, snapshot)?;
+        let options = options(args);
+        let workers = powerless_workers(&self.source, options.jobs)?;
+        let confinement = Confinement::prepare(&plan(args))?;
+        let server = Server::prepare(&self.source, workers, Orders::Signals, options)?
+            .observed(self.pulse.observer())
+            .kept(&self.kept.directory);
+        Ok((sets, server, confinement))
+    }
 }
 
 /// What serving one process takes.

@@ -1,7 +1,6 @@
 //! What is said when serving begins, and how it went.
 
 use std::path::Path;
-use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
@@ -69,13 +68,13 @@ impl Serving {
 }
 
 /// The line at the end: for people on standard error, for programs on standard output, with the number of frames that were decoded into a
-/// cache, if there was one. Returns the exit status, which is about what was restored, whether or not that can be said.
+/// cache, if there was one. Returns whether all is well, which is about what was restored, whether or not that can be said.
 pub(super) fn done(
     target: &str,
     report: &Report,
     frames_decoded: Option<u64>,
     (quiet, json): (bool, bool),
-) -> ExitCode {
+) -> bool {
     if json {
         let line = as_json(&DoneJson {
             frames_decoded,
@@ -88,8 +87,8 @@ pub(super) fn done(
         say(&text);
     }
     match report.outcome {
-        Outcome::Complete | Outcome::TargetEnded => ExitCode::SUCCESS,
-        Outcome::Failed => ExitCode::FAILURE,
+        Outcome::Complete | Outcome::TargetEnded => true,
+        Outcome::Failed => false,
     }
 }
 

@@ -20,7 +20,8 @@ use super::{
     Handover, Observer, Options, Outcome, Prefill, Recording, Report, Server, SoFar, Target,
 };
 use crate::progress::Progress;
-use crate::session::{Notice, Request, Session, SpaceId, Turn};
+use crate::session::{Journal, Notice, Recovered, Request, Session, SpaceId, Turn};
+use crate::takeover::{Directory, Entry};
 use crate::terminal::mention;
 use crate::uffd::Userfaultfd;
 
@@ -64,6 +65,10 @@ pub(super) struct Engine {
     pub(super) recording: Option<Recording>,
     /// How long it took to install what was touched last time.
     pub(super) replayed_in: Option<Duration>,
+    /// Where it stands that this session is to be gone on with if this process is killed.
+    pub(super) entry: Option<Entry>,
+    /// Where that is.
+    directory: Option<Directory>,
     /// Is told now and then how it goes.
     observer: Option<Observer>,
     progress: Option<Progress>,
@@ -89,6 +94,7 @@ impl Engine {
             set,
             recording,
             observer,
+            directory,
         } = server;
         Self {
             session: Session::new(options.on_failure).reading_ahead(options.read_ahead),
@@ -113,6 +119,8 @@ impl Engine {
             set,
             recording,
             replayed_in: None,
+            entry: None,
+            directory,
             observer,
             progress: None,
             progressed: 0,
@@ -130,11 +138,55 @@ impl Engine {
         let root = self.session.add(Arc::new(userfaultfd), space);
         self.roots
             .add(root, Some(Arc::clone(&target)), kept_by_peer);
+        self.remember();
         // What there is to read already, and address spaces that are owed nothing.
         self.soon.insert(root);
         self.begin_filling(Instant::now());
         self.poller.add_target(&*target)?;
         self.watch(root)
+    }
+
+    /// From now on whoever takes over knows what this process knows.
+    pub(super) fn remember(&mut self) {
+        let Some(directory) = &self.directory else {
+            return;
+        };
+        if self.session.journal().is_none() {
+            match Journal::new() {
+                Ok(journal) => self.session.keep_journal(journal),
+                Err(errno) => {
+                    let what = format!("cannot keep a journal: {errno}: nobody can take over");
+                    tell(&self.target, &what);
+                    self.directory = None;
+                    return;
+                }
+            }
+        }
+        self.session.remember(self.roots.about());
+        if self.entry.is_none() {
+            let journal = self.session.journal();
+            self.entry = journal.and_then(|journal| directory.enter(journal));
+        }
+    }
+
+    /// What to do with those that were served by a process that is dead.
+    pub(super) fn go_on(
+        &mut self,
+        recovered: Recovered<Arc<Userfaultfd>>,
+        roots: Roots,
+    ) -> nix::Result<()> {
+        self.session = recovered.session.reading_ahead(self.options.read_ahead);
+        self.roots = roots;
+        for target in self.roots.targets() {
+            self.poller.add_target(&**target)?;
+        }
+        let spaces: Vec<SpaceId> = self.session.spaces().collect();
+        for &id in &spaces {
+            self.watch(id)?;
+        }
+        self.soon.extend(spaces);
+        self.begin_filling(Instant::now());
+        Ok(())
     }
 
     /// From now on, or a little later, pages may be installed that nobody asks for.
@@ -255,6 +307,9 @@ impl Engine {
             return;
         }
         self.looked_around = now;
+        if let Some(directory) = &self.directory {
+            directory.pulse();
+        }
         self.look_for_the_dead();
         self.note_only_threads();
         self.check_recording(now);

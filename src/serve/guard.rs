@@ -8,13 +8,14 @@
 //! that what is sent to the group of the one does not reach the other.
 #![expect(
     unsafe_code,
-    reason = "clone(2) with a shared descriptor table, and memory shared with it"
+    reason = "memory and descriptors shared with another process"
 )]
 
 use std::fs;
 use std::mem::ManuallyDrop;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -22,11 +23,14 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 use nix::sys::signal::SigSet;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 use snapshot_format::PAGE_BYTES;
 
 use super::Target;
 use crate::addr::{Addr, AddrRange};
 use crate::processes::Parents;
+use crate::takeover::{Sharing, share_descriptors};
 use crate::terminal::mention;
 use crate::uffd::{Message, Stop, Userfaultfd};
 
@@ -45,6 +49,8 @@ pub const MOST_TARGETS: usize = 2048;
 struct Shared {
     /// The second process is out of reach of what is sent to the group of the first.
     apart: AtomicU32,
+    /// The process that serves, if it is another one than the one that started this: its pidfd, from 1 on.
+    worker: AtomicI32,
     slots: [Slot; MOST_TARGETS],
 }
 
@@ -84,6 +90,10 @@ impl Unwatched for () {
 #[derive(Debug)]
 pub struct Guard {
     shared: &'static Shared,
+    /// The process that it watches over.
+    started_by: ManuallyDrop<Target>,
+    /// Its own.
+    pid: AtomicI32,
 }
 
 /// A target that must not outlive this program, until this is dropped.
@@ -124,27 +134,115 @@ impl Guard {
         let shared = shared()?;
         let pid = i32::try_from(std::process::id()).map_err(|_| Errno::ESRCH)?;
         let me = Target::open(pid, String::new())?;
-        let flags = libc::CLONE_FILES | libc::SIGCHLD;
-        // SAFETY: without CLONE_VM and with no stack given this is fork(2), but for the shared descriptor table; the only
-        // thread there is makes it, so nothing in the copy is locked or half done.
-        let child =
-            unsafe { libc::syscall(libc::SYS_clone, flags, 0_usize, 0_usize, 0_usize, 0_usize) };
-        if Errno::result(child)? == 0 {
-            // Neither can fail for a process that has just been made.
-            let _ = nix::unistd::setsid();
-            let _ = SigSet::all().thread_block();
-            shared.apart.store(1, Ordering::SeqCst);
-            keep_watch(me.as_fd(), shared, unwatched);
-            // SAFETY: _exit(2) does not return, and runs nothing of this process's: its descriptors are not ours to close.
-            unsafe { libc::_exit(0) };
+        let guard = Self {
+            shared,
+            // The guard polls this descriptor; it must stay open as long as we live.
+            started_by: ManuallyDrop::new(me),
+            pid: AtomicI32::new(0),
+        };
+        guard.begin(unwatched)?;
+        Ok(guard)
+    }
+
+    fn begin(&self, unwatched: impl Unwatched) -> Result<(), Errno> {
+        self.shared.apart.store(0, Ordering::SeqCst);
+        match share_descriptors()? {
+            Sharing::Parent(pid) => self.pid.store(pid.as_raw(), Ordering::SeqCst),
+            Sharing::Child => {
+                // Neither can fail for a process that has just been made.
+                let _ = nix::unistd::setsid();
+                let _ = SigSet::all().thread_block();
+                self.shared.apart.store(1, Ordering::SeqCst);
+                keep_watch(self.started_by.as_fd(), self.shared, unwatched);
+                // SAFETY: _exit(2) does not return, and runs nothing of this process's: its descriptors are not ours to close.
+                unsafe { libc::_exit(0) };
+            }
         }
         // On a busy machine it may not have run yet, and what is sent to our group now would end both.
-        while shared.apart.load(Ordering::SeqCst) == 0 {
+        while self.shared.apart.load(Ordering::SeqCst) == 0 {
             std::thread::sleep(Duration::from_micros(50));
         }
-        // The guard polls this descriptor; it must stay open as long as we live.
-        let _ = ManuallyDrop::new(me);
-        Ok(Self { shared })
+        Ok(())
+    }
+
+    /// Starts it again if it has been killed. For the process that started it, as long as that has one thread.
+    pub(crate) fn restart_if_dead(&self) {
+        let ended = waitpid(
+            Pid::from_raw(self.pid.load(Ordering::SeqCst)),
+            Some(WaitPidFlag::WNOHANG),
+        );
+        if matches!(ended, Ok(WaitStatus::Signaled(..) | WaitStatus::Exited(..))) {
+            let _ = self.begin(());
+        }
+    }
+
+    /// The targets may outlive whoever started the guard, but not this process.
+    pub(crate) fn is_served_by_this_process(&self) {
+        let me = i32::try_from(std::process::id()).map_err(|_| Errno::ESRCH);
+        if let Ok(me) = me.and_then(crate::pidfd::pidfd) {
+            // Never closed: its number must not come to mean something else.
+            let number = me.into_raw_fd();
+            self.shared.worker.store(number + 1, Ordering::SeqCst);
+        }
+    }
+
+    /// The same target that a worker watched over which is dead; or anew. `None` if there are too many.
+    #[must_use]
+    pub fn watch_again(&self, target: &Target) -> Option<Watched> {
+        let found = self.shared.slots.iter().find(|slot| {
+            slot.state.load(Ordering::SeqCst) == SERVING
+                && slot.pid.load(Ordering::SeqCst) == target.pid
+        });
+        let Some(slot) = found else {
+            return self.watch(target);
+        };
+        let number = slot.pidfd.load(Ordering::SeqCst);
+        // SAFETY: who owned it is dead, and left it to whoever takes over.
+        let pidfd = unsafe { OwnedFd::from_raw_fd(number) };
+        Some(Watched {
+            slot,
+            _pidfd: pidfd,
+        })
+    }
+
+    /// Those that it watches over, but for some.
+    #[must_use]
+    pub fn targets_without(&self, pids: &[i32]) -> Vec<Arc<Target>> {
+        let slots = self.shared.slots.iter();
+        let others = slots.filter(|slot| {
+            slot.state.load(Ordering::SeqCst) == SERVING
+                && !pids.contains(&slot.pid.load(Ordering::SeqCst))
+        });
+        // By a descriptor of its own.
+        let target = |slot| {
+            let its = target_of(slot);
+            let pidfd = its.as_fd().try_clone_to_owned().ok()?;
+            Some(Arc::new(Target::from_pidfd(
+                its.pid,
+                its.name.clone(),
+                pidfd,
+            )))
+        };
+        others.filter_map(target).collect()
+    }
+
+    /// From now on it watches over these alone. For who takes over from a process that is dead.
+    pub fn forget_all_but(&self, pids: &[i32]) {
+        for slot in &self.shared.slots {
+            if !pids.contains(&slot.pid.load(Ordering::SeqCst)) {
+                slot.state.store(IDLE, Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// The descriptors by which it knows what it watches over.
+    #[must_use]
+    pub fn descriptors(&self) -> Vec<RawFd> {
+        let slots = self.shared.slots.iter();
+        let served = slots.filter(|slot| slot.state.load(Ordering::SeqCst) == SERVING);
+        served
+            .map(|slot| slot.pidfd.load(Ordering::SeqCst))
+            .collect()
     }
 
     /// From now on the target must not outlive this program. `None` if there are too many already.
@@ -193,6 +291,7 @@ fn keep_watch(served_by: BorrowedFd<'_>, shared: &Shared, mut unwatched: impl Un
     let _ = nix::sys::prctl::set_name(c"uffd-guard");
     let mut waited = [PollFd::new(served_by, PollFlags::POLLIN)];
     while !matches!(poll(&mut waited, PollTimeout::NONE), Ok(1..)) {}
+    wait_for_worker(shared);
     close_others(&mut unwatched);
     let served = |slot: &&Slot| slot.state.load(Ordering::SeqCst) == SERVING;
     let targets: Vec<_> = shared.slots.iter().filter(served).map(target_of).collect();
@@ -225,6 +324,17 @@ fn announce<'a>(killed: impl Iterator<Item = &'a Target>) {
          memory is missing that must not read as zeros",
         pids = pids.join(", ")
     ));
+}
+
+/// As long as there is one that serves all is well. Nobody will start another one.
+fn wait_for_worker(shared: &Shared) {
+    let Some(number @ 0..) = shared.worker.load(Ordering::SeqCst).checked_sub(1) else {
+        return;
+    };
+    // SAFETY: it is never closed.
+    let worker = unsafe { BorrowedFd::borrow_raw(number) };
+    let mut waited = [PollFd::new(worker, PollFlags::POLLIN)];
+    while !matches!(poll(&mut waited, PollTimeout::NONE), Ok(1..)) {}
 }
 
 /// Closes what is neither a userfaultfd nor names a process: above all a socket on which nobody takes connections any more.

@@ -4,17 +4,21 @@
     reason = "taking ownership of a descriptor that a message brought"
 )]
 
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use crate::addr::{Addr, AddrRange};
 use crate::session::Installer;
-use crate::uffd::{Message, Outcome, ReadError, Stop, Userfaultfd};
+use crate::uffd::{Inbox, Outcome, ReadError, Stop, Userfaultfd};
 
 /// Shared with the threads that install beside the loop.
 impl Installer for Arc<Userfaultfd> {
-    fn read(&mut self, messages: &mut Vec<Message>) -> Result<usize, ReadError> {
-        self.as_ref().read(messages)
+    fn read(&mut self, inbox: &Inbox) -> Result<usize, ReadError> {
+        inbox.take_from(self)
+    }
+
+    fn number(&self) -> RawFd {
+        self.as_raw_fd()
     }
 
     fn copy(&mut self, at: Addr, content: &[u8]) -> Outcome {

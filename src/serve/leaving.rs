@@ -64,9 +64,11 @@ impl Engine {
         self.soon.remove(&id);
         self.given_up.remove(&id);
         self.killed.remove(&id);
-        if let Some(userfaultfd) = self.session.end(id) {
-            letting_go::unregister(&userfaultfd, &kept);
+        // First, so that whoever takes over does it again rather than not at all.
+        if let Some(userfaultfd) = self.session.installer(id) {
+            letting_go::unregister(userfaultfd, &kept);
         }
+        drop(self.session.end(id));
     }
 
     /// Nothing is owed any more: closing the descriptor unregisters the memory and wakes whoever waits, for zeros.

@@ -6,6 +6,7 @@
 //! | `server.rs`  | [`Server`]: what a session needs, and all of it from the first moment on  |
 //! | `arriving.rs` | processes that are handed over one after the other                      |
 //! | `roots.rs`   | which processes those are, and whose forks are whose                     |
+//! | `orphaned.rs` | sessions whose process was killed                                       |
 //! | `leaving.rs` | address spaces that end                                                  |
 //! | `ending.rs`  | what happens when not all can be served to the end                        |
 //! | `filling.rs` | pages that nobody waits for                                               |
@@ -38,6 +39,7 @@ mod kernel;
 mod lease;
 mod leaving;
 pub mod letting_go;
+mod orphaned;
 mod pace;
 mod placement;
 mod poller;
@@ -61,6 +63,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 pub use self::arriving::{Arrival, Arrivals, Herald, Newcomer, arrivals};
 pub use self::guard::{Guard, MOST_TARGETS, Unwatched, Watched};
+pub use self::orphaned::Orphaned;
 pub use self::poller::{ENDING_SIGNALS, EndingSignals, Orders, asked_to_end, hold_signals};
 pub use self::pool::Workers;
 pub use self::recording::Recording;

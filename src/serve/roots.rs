@@ -3,6 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
+use super::target::TargetAbout;
 use super::{Target, Watched};
 use crate::addr::AddrRange;
 use crate::session::SpaceId;
@@ -105,6 +108,89 @@ impl Roots {
     /// The processes that are known.
     pub(super) fn targets(&self) -> impl Iterator<Item = &Arc<Target>> + '_ {
         self.roots.values().filter_map(|root| root.target.as_ref())
+    }
+}
+
+/// What is to be known of the processes by whoever takes over.
+#[derive(Debug, Serialize, Deserialize)]
+struct About {
+    roots: Vec<RootAbout>,
+    ancestors: Vec<(SpaceId, SpaceId)>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct RootAbout {
+    id: SpaceId,
+    target: Option<TargetAbout>,
+    kept_by_peer: Vec<AddrRange>,
+}
+
+impl Roots {
+    /// For [`Roots::of_about`].
+    pub(super) fn about(&self) -> Vec<u8> {
+        let root = |(&id, root): (&SpaceId, &Root)| RootAbout {
+            id,
+            target: root.target.as_ref().map(|target| target.about()),
+            kept_by_peer: root.kept_by_peer.clone(),
+        };
+        let about = About {
+            roots: self.roots.iter().map(root).collect(),
+            ancestors: self.ancestors.iter().map(|(&id, &its)| (id, its)).collect(),
+        };
+        // It cannot fail: it is numbers and text, in memory.
+        postcard::to_stdvec(&about).unwrap_or_default()
+    }
+
+    /// The processes that another process served, and those that were forked since, as far as their address spaces exist. The
+    /// descriptors that named them are this process's now.
+    ///
+    /// # Errors
+    /// If that is not what was written.
+    pub(super) fn of_about(
+        about: &[u8],
+        forks: &[(SpaceId, SpaceId)],
+        exists: impl Fn(SpaceId) -> bool,
+    ) -> Result<Self, postcard::Error> {
+        let about: About = postcard::from_bytes(about)?;
+        let mut roots = Self::default();
+        for RootAbout {
+            id,
+            target,
+            kept_by_peer,
+        } in about.roots
+        {
+            let target = target.map(|target| Arc::new(Target::of_about(target)));
+            roots.roots.insert(
+                id,
+                Root {
+                    target,
+                    kept_by_peer,
+                    watched: None,
+                    family: BTreeSet::new(),
+                },
+            );
+        }
+        for (id, ancestor) in about.ancestors {
+            roots.ancestors.insert(id, ancestor);
+            if let Some(root) = roots.roots.get_mut(&ancestor) {
+                root.family.insert(id);
+            }
+        }
+        for &(parent, child) in forks {
+            roots.forked(parent, child);
+        }
+        let gone: Vec<SpaceId> = roots.ancestors.keys().copied().collect();
+        for id in gone.into_iter().filter(|&id| !exists(id)) {
+            roots.gone(id);
+        }
+        Ok(roots)
+    }
+
+    /// From now on those that are known must not outlive this program, in the way that `watch` says.
+    pub(super) fn watch(&mut self, watch: impl Fn(&Target) -> Option<Watched>) {
+        for root in self.roots.values_mut() {
+            root.watched = root.target.as_ref().and_then(|target| watch(target));
+        }
     }
 }
 

@@ -10,11 +10,13 @@ use snapshot_format::working_set::WorkingSet;
 
 use super::arriving::Arrivals;
 use super::engine::{Engine, LOOK_AROUND, reserve};
+use super::orphaned::Orphaned;
 use super::poller::Poller;
 use super::pool::{Pool, Workers};
 use super::supply::Supply;
 use super::{Handover, Observer, Options, Orders, Recording, Report, ServeError, Target, cannot};
 use crate::source::PageSource;
+use crate::takeover::Directory;
 
 /// Descriptors that serve a target, made before it is touched: once its memory is owed there is no way back, and
 /// nothing that can fail may be left to do.
@@ -30,6 +32,7 @@ pub struct Server {
     pub(super) set: Option<Arc<WorkingSet<File>>>,
     pub(super) recording: Option<Recording>,
     pub(super) observer: Option<Observer>,
+    pub(super) directory: Option<Directory>,
 }
 
 impl Server {
@@ -54,6 +57,7 @@ impl Server {
             set: None,
             recording: None,
             observer: None,
+            directory: None,
         })
     }
 
@@ -75,6 +79,13 @@ impl Server {
         Self { observer, ..self }
     }
 
+    /// The same, which another process can go on with when this one is killed.
+    #[must_use]
+    pub fn kept(self, directory: &Directory) -> Self {
+        let directory = Some(directory.clone());
+        Self { directory, ..self }
+    }
+
     /// Serves a target until nothing is owed to it or its descendants any more, or they have ended. `ready` is called when
     /// it is being served. There is no error that is not part of the report.
     pub fn serve(self, handover: Handover, ready: impl FnOnce()) -> Report {
@@ -84,6 +95,25 @@ impl Server {
                 engine.begin_replay();
                 engine.replay_before(started);
                 ready();
+                engine.run();
+            }
+            Err(errno) => engine.end_at_once(&format!("cannot watch it: {errno}")),
+        })
+    }
+
+    /// Goes on serving a session. If `hopeless`, it is given up: nothing that is missing becomes zeros.
+    pub fn go_on(self, orphaned: Orphaned, target: Arc<Target>, hopeless: bool) -> Report {
+        let mut engine = Engine::new(self, target);
+        let Orphaned {
+            recovered,
+            roots,
+            entry,
+        } = orphaned;
+        engine.entry = Some(entry);
+        drive(engine, |engine, _| match engine.go_on(recovered, roots) {
+            Ok(()) if hopeless => engine.end_at_once("too many processes died of serving it"),
+            Ok(()) => {
+                engine.begin_replay();
                 engine.run();
             }
             Err(errno) => engine.end_at_once(&format!("cannot watch it: {errno}")),
@@ -113,6 +143,10 @@ fn drive(mut engine: Engine, run: impl FnOnce(&mut Engine, Instant)) -> Report {
     let started = Instant::now();
     // Whatever happens, nothing that is owed may become zeros.
     if catch_unwind(AssertUnwindSafe(|| run(&mut engine, started))).is_err() {
+        if engine.entry.is_some() {
+            // With what is in the journal, not with what may be half done.
+            std::process::abort();
+        }
         engine.end_at_once("this program failed (please report it)");
     }
     engine.report(started)

@@ -6,12 +6,13 @@
 
 use std::fs::{self, File};
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::addr::Addr;
 use crate::processes::{innermost_number, name_of, pids};
@@ -72,6 +73,28 @@ impl Target {
             name: String::new(),
             pidfd,
             namespace: Some(namespace).filter(|namespace| *namespace != Namespace::default()),
+        }
+    }
+
+    /// What another process that shares the descriptors has to know of it.
+    pub(super) fn about(&self) -> TargetAbout {
+        TargetAbout {
+            pid: self.pid,
+            name: self.name.clone(),
+            pidfd: self.pidfd.as_raw_fd(),
+            namespace: self.namespace,
+        }
+    }
+
+    /// The target of a process that is dead. Its descriptor is this process's now.
+    pub(super) fn of_about(about: TargetAbout) -> Self {
+        // SAFETY: who owned it is dead, and left it to whoever takes over.
+        let pidfd = unsafe { OwnedFd::from_raw_fd(about.pidfd) };
+        Self {
+            pid: about.pid,
+            name: about.name,
+            pidfd,
+            namespace: about.namespace,
         }
     }
 
@@ -173,6 +196,15 @@ impl Target {
         let pid = found?;
         Self::named(pid).ok()
     }
+}
+
+/// A target, for who takes over.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct TargetAbout {
+    pid: i32,
+    name: String,
+    pidfd: RawFd,
+    namespace: Option<Namespace>,
 }
 
 impl AsFd for Target {

@@ -28,12 +28,15 @@ impl<I: Installer> Session<I> {
         let mut poisoned = 0;
         let mut first = None;
         let turn = loop {
+            if !self.members.contains_key(&id) {
+                return Turn::Gone;
+            }
+            if !self.is_up_to_date(id) {
+                break Turn::Soon;
+            }
             let Some(member) = self.members.get_mut(&id) else {
                 return Turn::Gone;
             };
-            if !member.is_up_to_date() {
-                break Turn::Soon;
-            }
             let rest = AddrRange {
                 start: from,
                 end: Addr(u64::MAX),

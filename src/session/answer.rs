@@ -6,7 +6,6 @@ use snapshot_format::{PAGE_BYTES, PageNo};
 
 use super::block::{Block, What};
 use super::install::{Progress, Put};
-use super::member::Member;
 use super::notice::{Notice, OnFailure};
 use super::{Installer, Purpose, Request, Session, SpaceId, Supplier, Turn};
 use crate::addr::{Addr, AddrRange};
@@ -57,11 +56,24 @@ impl<I: Installer> Session<I> {
     }
 
     fn next_fault(&mut self, id: SpaceId) -> Option<Addr> {
-        let member = self.members.get_mut(&id)?;
-        if member.broken || !member.is_up_to_date() {
+        if !self.is_up_to_date(id) {
             return None;
         }
-        member.waiting.next()
+        self.members.get_mut(&id)?.waiting.next()
+    }
+
+    /// True when pages can be answered: all is known that happened before it was forked, and it is not broken.
+    pub(super) fn is_up_to_date(&mut self, id: SpaceId) -> bool {
+        let Some(member) = self.members.get_mut(&id) else {
+            return false;
+        };
+        let journal = &mut self.journal;
+        let note = |op| {
+            if let Some(journal) = journal {
+                journal.note(id, op);
+            }
+        };
+        !member.broken && member.is_up_to_date(note)
     }
 
     /// Asks the kernel, where it matters. True when it still is not so.
@@ -97,11 +109,10 @@ impl<I: Installer> Session<I> {
     ) -> Progress {
         loop {
             let progress = self.try_to_answer(id, page, supplier, now);
-            let member = self.members.get_mut(&id);
             if progress != Progress::Changed {
                 return progress;
             }
-            if !member.is_some_and(Member::is_up_to_date) {
+            if !self.is_up_to_date(id) {
                 return Progress::TooEarly;
             }
         }

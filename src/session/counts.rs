@@ -44,6 +44,67 @@ impl Counts {
         let installed = self.demand + self.neighbours + self.prefill + self.replayed + self.zero;
         installed + self.present + self.untracked + self.poisoned
     }
+
+    /// Numbers in it.
+    const COUNT: usize = size_of::<Self>() / size_of::<u64>();
+
+    /// All numbers.
+    pub(super) const fn words(&self) -> [u64; Self::COUNT] {
+        [
+            self.faults,
+            self.demand,
+            self.neighbours,
+            self.prefill,
+            self.replayed,
+            self.zero,
+            self.removed,
+            self.present,
+            self.untracked,
+            self.poisoned,
+            self.forks,
+            self.removes,
+            self.unmaps,
+            self.remaps,
+            self.refused,
+        ]
+    }
+
+    pub(super) const fn of_words(words: [u64; Self::COUNT]) -> Self {
+        let [
+            faults,
+            demand,
+            neighbours,
+            prefill,
+            replayed,
+            zero,
+            removed,
+            present,
+            untracked,
+            poisoned,
+            forks,
+            removes,
+            unmaps,
+            remaps,
+            refused,
+        ] = words;
+        Self {
+            faults,
+            demand,
+            neighbours,
+            prefill,
+            replayed,
+            zero,
+            removed,
+            present,
+            untracked,
+            poisoned,
+            forks,
+            removes,
+            unmaps,
+            remaps,
+            refused,
+        }
+    }
 }
 
 /// A histogram of times: 16 steps for each power of two of nanoseconds, so that a quantile is right to 6 %.

@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use snapshot_format::PAGE_BYTES;
 
-use super::member::Echo;
+use super::journal::Op;
+use super::member::{Echo, Member};
 use super::notice::Notice;
 use super::{Installer, Session, SpaceId};
 use crate::space::{Order, Remap};
@@ -15,15 +16,18 @@ impl<I: Installer> Session<I> {
     /// then nothing decided before holds.
     pub(super) fn drain(&mut self, id: SpaceId, now: Instant) -> bool {
         let mut changed = false;
-        let mut messages = std::mem::take(&mut self.messages);
-        while let Some(member) = self.members.get_mut(&id) {
-            messages.clear();
-            match member.installer.read(&mut messages) {
+        loop {
+            self.checkpoint_if_due();
+            let Some(member) = self.members.get_mut(&id) else {
+                break;
+            };
+            if let Some(journal) = &mut self.journal {
+                journal.begin_read(id);
+            }
+            match member.installer.read(&self.inbox) {
                 Ok(0) => break,
                 Ok(count) => {
-                    for message in &messages {
-                        changed |= self.apply(id, message, now);
-                    }
+                    changed |= self.apply_inbox(id, count, now);
                     // Fewer than fit: that was all.
                     if count < Userfaultfd::READ_AT_ONCE {
                         break;
@@ -39,7 +43,28 @@ impl<I: Installer> Session<I> {
                 }
             }
         }
-        self.messages = messages;
+        changed
+    }
+
+    /// Applies what was read. True if an event was among it.
+    fn apply_inbox(&mut self, id: SpaceId, count: usize, now: Instant) -> bool {
+        let mut changed = false;
+        for cell in 0..count {
+            let Some(message) = self.inbox.message(cell) else {
+                continue;
+            };
+            if let Some(journal) = &mut self.journal {
+                journal.applying(Some(cell));
+            }
+            if self.apply(id, &message, now) {
+                changed = true;
+                self.inbox.done(cell);
+            }
+        }
+        if let Some(journal) = &mut self.journal {
+            journal.applying(None);
+        }
+        self.inbox.clear(count);
         changed
     }
 
@@ -76,10 +101,12 @@ impl<I: Installer> Session<I> {
                         self.counts.removed += member.space.remove_from_file(at, len) / PAGE_BYTES;
                     }
                 }
+                self.note(id, Op::Remove(range));
             }
             Message::Event(Event::Unmap(range)) => {
                 self.counts.unmaps += 1;
                 self.counts.removed += member.space.unmap(range) / PAGE_BYTES;
+                self.note(id, Op::Unmap(range));
             }
             Message::Event(Event::Remap { from, to, len }) => {
                 self.counts.remaps += 1;
@@ -87,16 +114,18 @@ impl<I: Installer> Session<I> {
                 let (removed, order) = member.space.remap(remap);
                 self.counts.removed += removed / PAGE_BYTES;
                 self.echo(id, order, remap);
+                self.note(id, Op::Remap(remap));
             }
             Message::Event(Event::Fork { descriptor }) => {
-                self.counts.forks += 1;
                 let installer = member.installer.of_child(descriptor);
-                let child = member.fork(installer);
-                let child = self.add_member(child);
-                if let Some(parent) = self.members.get_mut(&id) {
-                    parent.open_children.push(child);
-                }
-                self.notices.push(Notice::Forked { parent: id, child });
+                let diverged = self.forked(id, installer, Member::diverged);
+                self.note(
+                    id,
+                    Op::Fork {
+                        descriptor,
+                        diverged,
+                    },
+                );
             }
             Message::Unknown(event) => {
                 let what = format!("its userfaultfd sent an event of unknown type {event:#x}");
@@ -104,6 +133,26 @@ impl<I: Installer> Session<I> {
             }
         }
         true
+    }
+
+    /// A child was forked. `diverged` says from which step of what is known on nothing has happened in it; returned is what it said.
+    pub(super) fn forked(
+        &mut self,
+        id: SpaceId,
+        mut installer: I,
+        diverged: impl FnOnce(&Member<I>, &mut I) -> Option<usize>,
+    ) -> Option<usize> {
+        let member = self.members.get(&id)?;
+        self.counts.forks += 1;
+        let diverged = diverged(member, &mut installer);
+        let child = member.fork(installer, diverged);
+        let child = self.add_member(child);
+        if let Some(parent) = self.members.get_mut(&id) {
+            parent.open_children.push(child);
+        }
+        self.forks.push((id, child));
+        self.notices.push(Notice::Forked { parent: id, child });
+        diverged
     }
 
     /// Tells the children of a move that took effect before it was told. It may have done so before they were forked, even if
@@ -144,10 +193,23 @@ impl<I: Installer> Session<I> {
         let Some(member) = self.members.get_mut(&id) else {
             return;
         };
-        let Some(unmapped) = member.ask_what_is_there() else {
+        let journal = &mut self.journal;
+        let note = |op| {
+            if let Some(journal) = journal {
+                journal.note(id, op);
+            }
+        };
+        let Some(unmapped) = member.ask_what_is_there(note) else {
             return;
         };
         self.counts.removed += unmapped / PAGE_BYTES;
+        if !member.is_to_be_told() {
+            return;
+        }
+        self.note(id, Op::Quiescent);
+        let Some(member) = self.members.get_mut(&id) else {
+            return;
+        };
         if member.may_be_behind() {
             // As far as it knows. Its children may be behind in the same things.
             member.space.own_is_told();
@@ -167,6 +229,7 @@ impl<I: Installer> Session<I> {
             && !member.broken
         {
             member.broken = true;
+            self.note(id, Op::Broken);
             self.notices.push(Notice::Broken { space: id, what });
         }
     }

@@ -7,6 +7,7 @@ use snapshot_format::PAGE_BYTES;
 
 use super::block::{Block, Piece, What};
 use super::install::{Progress, Put};
+use super::journal::Op;
 use super::notice::{Notice, OnFailure};
 use super::{Installer, Purpose, Request, Session, SpaceId, Turn};
 use crate::addr::{Addr, AddrRange};
@@ -149,6 +150,7 @@ impl<I: Installer> Session<I> {
     fn put_aside(&mut self, id: SpaceId, page: AddrRange) {
         if let Some(member) = self.members.get_mut(&id) {
             self.counts.untracked += member.space.settle(page) / PAGE_BYTES;
+            self.note(id, Op::Settled(page));
         }
     }
 
@@ -240,6 +242,7 @@ impl<I: Installer> Session<I> {
         }
         let member = self.members.get_mut(&id)?;
         self.counts.zero += member.space.settle(run) / PAGE_BYTES;
+        self.note(id, Op::Settled(run));
         None
     }
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use snapshot_format::PAGE_BYTES;
 
+use super::journal::Op;
 use super::notice::Notice;
 use super::{Installer, Session, SpaceId};
 use crate::addr::{Addr, AddrRange};
@@ -62,7 +63,7 @@ impl<I: Installer> Session<I> {
         };
         match stop {
             Stop::Changing | Stop::Partial => self.changed_or(id, Progress::Refused, now),
-            Stop::Present if self.lacks_a_huge_page(id, page) => {
+            Stop::Present if self.lacks_a_huge_page(id, page, put) => {
                 self.notices.push(Notice::NoMemory(id));
                 Progress::NoMemory
             }
@@ -124,7 +125,7 @@ impl<I: Installer> Session<I> {
                 Some(Stop::Unmapped) if batch.len() > kind.page_bytes => single = true,
                 Some(Stop::Present) => {
                     let page = AddrRange::at(rest.start, kind.page_bytes);
-                    if self.lacks_a_huge_page(id, page) {
+                    if self.lacks_a_huge_page(id, page, put) {
                         return (installed, Some((rest.start, Stop::NoMemory)));
                     }
                     self.page_is_present(id, page, put);
@@ -138,6 +139,7 @@ impl<I: Installer> Session<I> {
 
     /// The call itself, and what it says about the state of the address space.
     pub(super) fn install(&mut self, id: SpaceId, range: AddrRange, put: Put<'_>) -> Outcome {
+        self.checkpoint_if_due();
         let Some(member) = self.members.get_mut(&id) else {
             return Outcome::stopped(Stop::Gone);
         };
@@ -149,6 +151,14 @@ impl<I: Installer> Session<I> {
             // What to install was decided before that was known.
             return Outcome::stopped(Stop::Changing);
         }
+        let huge = member.page_bytes(range.start) > PAGE_BYTES;
+        // Of a huge page EEXIST would not say whether it is there (`lacks_a_huge_page`).
+        if huge && matches!(put, Put::Bytes(_)) {
+            self.note(id, Op::Installing(range));
+        }
+        let Some(member) = self.members.get_mut(&id) else {
+            return Outcome::stopped(Stop::Gone);
+        };
         let outcome = match put {
             Put::Bytes(bytes) => member.installer.copy(range.start, bytes),
             Put::Zero => member.installer.zero(range),
@@ -157,9 +167,15 @@ impl<I: Installer> Session<I> {
         let done = AddrRange::at(range.start, outcome.done);
         match put {
             Put::Bytes(_) | Put::Zero => {
-                member.space.settle(done);
+                if member.space.settle(done) > 0 {
+                    self.note(id, Op::Settled(done));
+                }
             }
-            Put::Poison => member.space.poison(done),
+            Put::Poison if done.is_empty() => {}
+            Put::Poison => {
+                member.space.poison(done);
+                self.note(id, Op::Poisoned(done));
+            }
         }
         match outcome.stop {
             Some(Stop::Changing) => self.counts.refused += 1,
@@ -180,7 +196,11 @@ impl<I: Installer> Session<I> {
 
     /// For a huge page EEXIST has a second meaning: there is none left in the pool (`hugetlb_mfill_atomic_pte` in mm/hugetlb.c).
     /// A private page that is owed cannot be there, for nobody else could have put it there.
-    fn lacks_a_huge_page(&mut self, id: SpaceId, page: AddrRange) -> bool {
+    fn lacks_a_huge_page(&mut self, id: SpaceId, page: AddrRange, put: Put<'_>) -> bool {
+        // A marker takes none.
+        if matches!(put, Put::Poison) {
+            return false;
+        }
         let Some(member) = self.members.get_mut(&id) else {
             return false;
         };
@@ -245,10 +265,12 @@ impl<I: Installer> Session<I> {
     fn let_go_of(&mut self, id: SpaceId, page: AddrRange) {
         if let Some(member) = self.members.get_mut(&id) {
             // Poisoned pages are marked as such for as long as the marker may be there.
-            if member.space.at(page.start) != Found::Poisoned {
-                member.space.settle(page);
-            }
+            let settled =
+                member.space.at(page.start) != Found::Poisoned && member.space.settle(page) > 0;
             member.installer.wake(page);
+            if settled {
+                self.note(id, Op::Settled(page));
+            }
         }
     }
 

@@ -6,6 +6,7 @@
 use snapshot_format::{PAGE_BYTES, PageNo};
 
 use super::fill::place_of;
+use super::journal::Op;
 use super::{Installer, Request, Session, SpaceId};
 use crate::addr::AddrRange;
 
@@ -48,6 +49,7 @@ impl<I: Installer> Session<I> {
             return;
         };
         member.space.settle(range);
+        self.note(id, Op::Settled(range));
         let pages = range.len() / PAGE_BYTES;
         match made {
             Made::Installed => {

@@ -2,9 +2,11 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
 use snapshot_format::PAGE_BYTES;
 
 use super::ahead::Streams;
+use super::journal::Op;
 use super::waiting::Waiting;
 use super::{Installer, SpaceId};
 use crate::addr::{Addr, AddrRange};
@@ -29,6 +31,8 @@ pub(super) struct Member<I> {
     pub(super) open_children: Vec<SpaceId>,
     /// The page that was last found occupied when a zero page was to be installed.
     pub(super) occupied: Option<Addr>,
+    /// Huge pages that may have been installed by a process that was killed.
+    pub(super) unsure: Option<AddrRange>,
     /// Who reads in order.
     pub(super) streams: Streams,
     /// Where the next page to fill is looked for.
@@ -40,7 +44,7 @@ pub(super) struct Member<I> {
 }
 
 /// A move that an ancestor told of late.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Echo {
     /// Where it belongs in what the ancestor and the child have in common.
     pub(super) order: Order,
@@ -53,7 +57,7 @@ pub(super) struct Echo {
 ///
 /// A child is forked with what its parent's threads have done so far, also where they have told only the first half of it,
 /// and the second half is told to the parent alone.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Birth {
     /// All is known.
     Settled,
@@ -75,6 +79,7 @@ impl<I: Installer> Member<I> {
             parent_may_tell: false,
             open_children: Vec::new(),
             occupied: None,
+            unsure: None,
             streams: Streams::default(),
             fill_from: Addr(0),
             only_thread: 0,
@@ -82,13 +87,18 @@ impl<I: Installer> Member<I> {
         }
     }
 
-    /// The child that was forked now.
-    pub(super) fn fork(&self, mut installer: I) -> Self {
-        let is_there = |at, kind: Kind| match installer.probe(at, kind.page_bytes) {
+    /// From which step on nothing has happened in a child that was forked now: its kernel is asked.
+    pub(super) fn diverged(&self, child: &mut I) -> Option<usize> {
+        let is_there = |at, kind: Kind| match child.probe(at, kind.page_bytes) {
             Some(Stop::Changing | Stop::Gone) => None,
             stop => Some(stop != Some(Stop::Unmapped)),
         };
-        let space = self.space.fork(is_there);
+        self.space.diverged(is_there)
+    }
+
+    /// The child that was forked now, without what has not happened in it.
+    pub(super) fn fork(&self, installer: I, diverged: Option<usize>) -> Self {
+        let space = self.space.fork(diverged);
         let mut child = Self::new(installer, space);
         child.parent_may_tell = true;
         let half_told = child.space.half_told();
@@ -156,7 +166,7 @@ impl<I: Installer> Member<I> {
 
     /// Finds out what is left of memory that may have been unmapped. Returns how many bytes had been owed to what is not there, or
     /// `None` when the kernel does not say now.
-    pub(super) fn ask_what_is_there(&mut self) -> Option<u64> {
+    pub(super) fn ask_what_is_there(&mut self, mut note: impl FnMut(Op)) -> Option<u64> {
         let mut unmapped = 0;
         while let Some((part, kind)) = self.space.perhaps_unmapped() {
             let stop = self.installer.probe(part.start, kind.page_bytes);
@@ -171,24 +181,59 @@ impl<I: Installer> Member<I> {
                 stop => stop != Some(Stop::Unmapped),
             };
             unmapped += self.space.is_there(part, there);
+            note(Op::Found(part, there));
         }
         Some(unmapped)
     }
 
     /// True when all is known that happened before this child was forked. Until then no page can be answered: it may have
     /// been moved away, or something may have been moved there.
-    pub(super) fn is_up_to_date(&mut self) -> bool {
+    pub(super) fn is_up_to_date(&mut self, mut note: impl FnMut(Op)) -> bool {
         while let Some(&echo) = self.echoes.front() {
-            match self.took_place_here(echo) {
-                None => return false,
-                Some(true) => {
-                    self.space.took_place_at(echo.order, echo.remap);
-                }
-                Some(false) => {}
-            }
-            self.echoes.pop_front();
+            let Some(happened) = self.took_place_here(echo) else {
+                return false;
+            };
+            self.hear_echo(happened);
+            note(Op::Echo(happened));
         }
         !self.may_be_behind()
+    }
+
+    /// The oldest move that an ancestor told of late took place here, or did not.
+    pub(super) fn hear_echo(&mut self, happened: bool) {
+        if let Some(echo) = self.echoes.pop_front()
+            && happened
+        {
+            self.space.took_place_at(echo.order, echo.remap);
+        }
+    }
+
+    /// True when it makes a difference to know that everything has been told.
+    pub(super) fn is_to_be_told(&self) -> bool {
+        self.space.remembers()
+            || self.space.is_in_doubt()
+            || self.may_be_behind()
+            || !self.open_children.is_empty()
+    }
+
+    /// The same, with another installer.
+    pub(super) fn with<J>(self, installer: J) -> Member<J> {
+        Member {
+            installer,
+            space: self.space,
+            waiting: self.waiting,
+            birth: self.birth,
+            echoes: self.echoes,
+            forked_at: self.forked_at,
+            parent_may_tell: self.parent_may_tell,
+            open_children: self.open_children,
+            occupied: self.occupied,
+            unsure: self.unsure,
+            streams: self.streams,
+            fill_from: self.fill_from,
+            only_thread: self.only_thread,
+            broken: self.broken,
+        }
     }
 
     /// Whether a move took place before this child was forked, or afterwards in its parent alone. The parent's messages are

@@ -21,6 +21,8 @@
 //! | `fill.rs`      | pages that nobody waits for                                                 |
 //! | `lend.rs`      | memory that others install in meanwhile                                     |
 //! | `record.rs`    | which pages are touched, in order                                           |
+//! | `journal/`     | [`Journal`]: the state where it outlives this process                       |
+//! | `recovering.rs` | going on from there                                                        |
 //! | `together.rs`  | a small frame in one go                                                     |
 //! | `abandon.rs`   | giving up without turning anything into zeros                               |
 //! | `counts.rs`    | what happened, for people                                                   |
@@ -34,10 +36,12 @@ mod events;
 mod faulter;
 mod fill;
 mod install;
+mod journal;
 mod lend;
 mod member;
 mod notice;
 mod record;
+mod recovering;
 mod together;
 mod waiting;
 
@@ -46,28 +50,32 @@ use std::ops::Range;
 use std::os::fd::RawFd;
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
 use snapshot_format::PageNo;
 
 pub use self::block::{Block, Piece, What};
 pub use self::counts::{Counts, Latency};
 pub use self::faulter::Faulter;
+pub use self::journal::{Journal, JournalError};
 pub use self::lend::Made;
 pub use self::notice::{Notice, OnFailure};
 pub use self::record::Touch;
+pub use self::recovering::Recovered;
 
+use self::journal::Op;
 use self::member::Member;
 use self::record::Recorder;
 use crate::addr::{Addr, AddrRange};
 use crate::space::AddressSpace;
-use crate::uffd::{Message, Outcome, ReadError, Stop};
+use crate::uffd::{Inbox, Outcome, ReadError, Stop};
 
 /// What a session does to an address space. [`crate::uffd::Userfaultfd`] says what each of these means.
 pub trait Installer {
-    /// Takes messages that wait; 0 if there are none.
+    /// Takes messages that wait, as many as fit; 0 if there are none.
     ///
     /// # Errors
     /// [`ReadError`].
-    fn read(&mut self, messages: &mut Vec<Message>) -> Result<usize, ReadError>;
+    fn read(&mut self, inbox: &Inbox) -> Result<usize, ReadError>;
     /// Installs pages with content.
     fn copy(&mut self, at: Addr, content: &[u8]) -> Outcome;
     /// Installs zero pages.
@@ -80,10 +88,12 @@ pub trait Installer {
     fn probe(&mut self, at: Addr, page_bytes: u64) -> Option<Stop>;
     /// The installer of a child, from the descriptor in the message that told of it.
     fn of_child(&mut self, descriptor: RawFd) -> Self;
+    /// The number of its descriptor.
+    fn number(&self) -> RawFd;
 }
 
 /// One of the address spaces of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SpaceId(pub u64);
 
 /// Content that is wanted.
@@ -158,8 +168,13 @@ pub struct Session<I> {
     answers_only: bool,
     /// A page that is waited for comes with others of so many, aligned, at most.
     around: Option<u64>,
-    /// Room for messages, kept between reads.
-    messages: Vec<Message>,
+    /// Where messages are read to.
+    inbox: Inbox,
+    /// What must not be lost if this process is killed.
+    journal: Option<Journal>,
+    /// What whoever runs the session has to remember, and who was forked since.
+    about: Vec<u8>,
+    forks: Vec<(SpaceId, SpaceId)>,
     /// As much as a page of zeros may need, where there is no other way.
     zeros: Vec<u8>,
 }
@@ -181,7 +196,10 @@ impl<I: Installer> Session<I> {
             recorder: None,
             answers_only: false,
             around: None,
-            messages: Vec::with_capacity(64),
+            inbox: Inbox::default(),
+            journal: None,
+            about: Vec::new(),
+            forks: Vec::new(),
             zeros: Vec::new(),
         }
     }
@@ -227,7 +245,11 @@ impl<I: Installer> Session<I> {
     /// Reads and applies everything that an address space has to say, and answers its faults.
     pub fn turn(&mut self, id: SpaceId, supplier: &mut impl Supplier, now: Instant) -> Turn {
         self.drain(id, now);
-        self.answer_all(id, supplier, now)
+        let turn = self.answer_all(id, supplier, now);
+        if let Some(journal) = &self.journal {
+            journal.note_counts(&self.counts);
+        }
+        turn
     }
 
     /// What has been noticed since the last call.
@@ -291,6 +313,8 @@ impl<I: Installer> Session<I> {
     /// Ends an address space: it is finished, or gone. The installer is returned; dropping it lets go of the memory.
     pub fn end(&mut self, id: SpaceId) -> Option<I> {
         let member = self.members.remove(&id)?;
+        // Before its descriptor is closed: the number may come to mean another.
+        self.note(id, Op::Ended);
         // What it was in the middle of telling will never be told.
         for child in member.open_children {
             if let Some(child) = self.members.get_mut(&child) {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::addr::{Addr, AddrRange};
 
 /// A value of a range of addresses, which can be cut.
@@ -12,11 +14,39 @@ pub trait Cut: Copy + PartialEq {
 }
 
 /// Ranges that do not overlap, each with a value. Neighbours that continue each other are one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Vec<(Addr, Addr, V)>", from = "Vec<(Addr, Addr, V)>")]
+#[serde(bound(
+    serialize = "V: Clone + Serialize",
+    deserialize = "V: Deserialize<'de>"
+))]
 pub struct Extents<V> {
     /// By start: end and value.
     map: BTreeMap<Addr, (Addr, V)>,
     bytes: u64,
+}
+
+/// In order: start, end, value.
+impl<V> From<Extents<V>> for Vec<(Addr, Addr, V)> {
+    fn from(extents: Extents<V>) -> Self {
+        let parts = extents.map.into_iter();
+        parts
+            .map(|(start, (end, value))| (start, end, value))
+            .collect()
+    }
+}
+
+impl<V> From<Vec<(Addr, Addr, V)>> for Extents<V> {
+    fn from(parts: Vec<(Addr, Addr, V)>) -> Self {
+        let bytes = parts.iter().map(|(start, end, _)| end.since(*start)).sum();
+        let parts = parts.into_iter();
+        Self {
+            map: parts
+                .map(|(start, end, value)| (start, (end, value)))
+                .collect(),
+            bytes,
+        }
+    }
 }
 
 impl<V> Default for Extents<V> {

@@ -19,6 +19,7 @@ pub use extents::{Cut, Extents};
 pub use order::{Order, Place};
 pub use steps::Remap;
 
+use serde::{Deserialize, Serialize};
 use snapshot_format::{PAGE_BYTES, PageNo};
 
 use self::moves::{Moves, There};
@@ -29,7 +30,7 @@ use crate::addr::{Addr, AddrRange};
 const LONG_MEMORY: usize = 256;
 
 /// What is owed at an address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Debt {
     /// This page of the snapshot, and those after it at the addresses after it.
     Page(PageNo),
@@ -47,7 +48,7 @@ impl Cut for Debt {
 }
 
 /// How memory is registered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kind {
     /// Bytes in a page of the mapping: 4 KiB, or 2 MiB of hugetlbfs.
     pub page_bytes: u64,
@@ -60,7 +61,7 @@ pub struct Kind {
 }
 
 /// A place in a file of memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileAt {
     /// What names the file: device and inode.
     pub file: (u64, u64),
@@ -106,7 +107,7 @@ pub enum Found {
 }
 
 /// One address space.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddressSpace {
     registered: Extents<Kind>,
     owed: Extents<Debt>,
@@ -258,12 +259,19 @@ impl AddressSpace {
         shown.into_iter().map(|range| self.settle(range)).sum()
     }
 
-    /// The child that was forked at this point of the messages, or before. What its parent has yet to tell of may have taken
-    /// place in it too: see [`AddressSpace::half_told`]. `is_there` says whether memory is registered at an address of it.
+    /// From which step on nothing has happened in a child that was just forked. `is_there` says whether memory is registered at
+    /// an address of it. For [`AddressSpace::fork`].
     #[must_use]
-    pub fn fork(&self, mut is_there: impl FnMut(Addr, Kind) -> Option<bool>) -> Self {
+    pub fn diverged(&self, mut is_there: impl FnMut(Addr, Kind) -> Option<bool>) -> Option<usize> {
+        self.moves.not_in_child(&mut is_there)
+    }
+
+    /// The child that was forked at this point of the messages, or before a step. What its parent has yet to tell of may have
+    /// taken place in it too: see [`AddressSpace::half_told`].
+    #[must_use]
+    pub fn fork(&self, diverged: Option<usize>) -> Self {
         let mut child = self.clone();
-        if let Some(step) = child.moves.not_in_child(&mut is_there) {
+        if let Some(step) = diverged {
             child.undo_from(step);
         }
         child.moves = child.moves.of_child();

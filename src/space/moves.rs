@@ -39,6 +39,8 @@
 //! (`mmap_changing` in fs/userfaultfd.c) is zero, which is raised before anything moves and lowered when the last event of
 //! the call has been read. While it is not, nothing can be installed, so nothing is done on the strength of a wrong order.
 
+use serde::{Deserialize, Serialize};
+
 use super::order::Order;
 use super::steps::{Remap, Step, What};
 use super::{Cut, Kind};
@@ -59,7 +61,7 @@ pub(super) struct Overtaken {
 }
 
 /// Makes [`super::Extents`] a set of addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct There;
 
 impl Cut for There {
@@ -69,7 +71,7 @@ impl Cut for There {
 }
 
 /// What happened since it was last known that nothing is half told, in the order in which it took effect.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Moves {
     pub(super) steps: Vec<Step>,
     /// Steps before this one are another address space's, from which this one was forked, or told in full.

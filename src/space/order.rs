@@ -1,5 +1,7 @@
 //! Doing and undoing: what is told late is put where it belongs among what happened.
 
+use serde::{Deserialize, Serialize};
+
 use super::moves::without;
 use super::steps::{Remap, Step, What};
 use super::{AddressSpace, Cut, Debt, Kind, whole_pages};
@@ -9,11 +11,11 @@ use crate::addr::{Addr, AddrRange};
 const OVERTAKEN: i64 = 3;
 
 /// Which of the things that happened, counted from when everything was last known to be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct Place(pub(super) usize);
 
 /// Where a move belongs that was told late.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
     /// What it happened before.
     pub(super) before: usize,

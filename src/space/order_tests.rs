@@ -69,7 +69,7 @@ fn what_waits_when_all_is_told_was_nothing() {
 fn a_child_forked_in_the_middle_of_a_move() {
     let mut parent = space();
     parent.unmap(range(X));
-    let mut child = parent.fork(|_, _| None);
+    let mut child = parent.fork(None);
     assert_eq!(parent.half_told(), [range(X)]);
     assert_eq!(child.half_told(), [range(X)]);
     let (_, place) = parent.remap(remap(Z, X));
@@ -197,7 +197,7 @@ fn what_was_moved_before_the_fork_is_wiped_all_the_same() {
     parent.register(range(Z - LEN), Kind::PRIVATE);
     parent.unmap(range(X));
     parent.unmap(AddrRange::new(Z - LEN, Z + LEN));
-    let mut child = parent.fork(|_, _| None);
+    let mut child = parent.fork(None);
     let (_, place) = parent.remap(remap(Z, X));
     child.took_place_at(place.expect("it took place before the fork"), remap(Z, X));
     assert_eq!(at(&child, X), Found::Nothing);

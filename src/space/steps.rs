@@ -1,10 +1,12 @@
 //! What happened, one by one, as far as it can be undone.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Debt, Kind};
 use crate::addr::{Addr, AddrRange};
 
 /// Memory moved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remap {
     /// Where it was.
     pub from: Addr,
@@ -44,7 +46,7 @@ impl Remap {
 }
 
 /// Something that happened, as far as it can be undone.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Step {
     pub(super) what: What,
     /// What it took away.
@@ -102,7 +104,7 @@ impl Step {
 }
 
 /// What happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum What {
     /// Unmapped. May be the first word of a move onto it, unless it is known to be something else.
     Unmap { range: AddrRange, may_be_move: bool },

@@ -97,7 +97,7 @@ fn a_part_moves() {
 fn a_child_owes_the_same_and_goes_its_own_way() {
     let mut parent = space();
     parent.remap(remap(X, Y));
-    let mut child = parent.fork(|_, _| None);
+    let mut child = parent.fork(None);
     parent.unmap(range(X));
     child.remap(remap(Y, X));
     assert_eq!(at(&child, X), Found::Owed(PageNo(0)));
@@ -121,7 +121,7 @@ fn what_is_wiped_on_fork_is_zero_in_the_child() {
             ..Kind::PRIVATE
         },
     );
-    let child = space.fork(|_, _| None);
+    let child = space.fork(None);
     assert_eq!(at(&child, X), Found::Nothing);
     assert_eq!(at(&child, Z), Found::Owed(PageNo(100)));
     assert_eq!(at(&space, X), Found::Owed(PageNo(0)));

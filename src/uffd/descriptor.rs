@@ -5,7 +5,7 @@
 #![expect(unsafe_code, reason = "the ioctls and read(2) of userfaultfd")]
 
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 
 use nix::errno::Errno;
@@ -60,6 +60,12 @@ pub enum ReadError {
 impl From<OwnedFd> for Userfaultfd {
     fn from(descriptor: OwnedFd) -> Self {
         Self(descriptor)
+    }
+}
+
+impl AsRawFd for Userfaultfd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 }
 

@@ -83,6 +83,52 @@ impl From<UffdMsg> for Message {
     }
 }
 
+impl From<Message> for UffdMsg {
+    /// As the kernel says it.
+    fn from(message: Message) -> Self {
+        let (event, word) = match message {
+            Message::Fault(fault) => {
+                let flags = [
+                    (fault.write, UFFD_PAGEFAULT_FLAG_WRITE),
+                    (fault.write_protect, UFFD_PAGEFAULT_FLAG_WP),
+                    (fault.minor, UFFD_PAGEFAULT_FLAG_MINOR),
+                ];
+                let flags = flags.into_iter().filter(|(set, _)| *set);
+                let flags = flags.map(|(_, flag)| flag).sum();
+                let thread = as_low(fault.thread);
+                (UFFD_EVENT_PAGEFAULT, [flags, fault.address.0, thread])
+            }
+            Message::Event(Event::Fork { descriptor }) => {
+                (UFFD_EVENT_FORK, [as_low(descriptor.cast_unsigned()), 0, 0])
+            }
+            Message::Event(Event::Remap { from, to, len }) => {
+                (UFFD_EVENT_REMAP, [from.0, to.0, len])
+            }
+            Message::Event(Event::Remove(range)) => {
+                (UFFD_EVENT_REMOVE, [range.start.0, range.end.0, 0])
+            }
+            Message::Event(Event::Unmap(range)) => {
+                (UFFD_EVENT_UNMAP, [range.start.0, range.end.0, 0])
+            }
+            Message::Unknown(event) => (event, [0; 3]),
+        };
+        let mut raw = Self::default();
+        raw.event = event;
+        raw.word = word;
+        raw
+    }
+}
+
+/// The other way round than [`low`].
+#[expect(
+    clippy::host_endian_bytes,
+    reason = "the kernel writes numbers of this machine"
+)]
+fn as_low(number: u32) -> u64 {
+    let [a, b, c, d] = number.to_ne_bytes();
+    u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0])
+}
+
 /// The union holds 32-bit numbers in its first bytes, on machines that keep the low bytes first as on others.
 #[expect(
     clippy::host_endian_bytes,

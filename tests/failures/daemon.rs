@@ -8,11 +8,11 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use super::actor::Actor;
 use super::support::PATIENCE;
+use super::support::service::signal_daemon;
 
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_uffd-restore");
 
@@ -178,7 +178,7 @@ impl Daemon {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.pid()), signal).expect("kill");
+        signal_daemon(self.pid(), signal);
     }
 
     pub(crate) fn is_running(&mut self) -> bool {
@@ -215,7 +215,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        drop(self.child.kill());
+        signal_daemon(self.pid(), Signal::SIGKILL);
         drop(self.child.wait());
     }
 }

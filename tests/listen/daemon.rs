@@ -9,13 +9,13 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::lab::Lab;
 use crate::peer::Peer;
 use crate::support::PATIENCE;
+use crate::support::service::signal_daemon;
 
 /// Lines of standard output as they come; `None` at their end.
 #[derive(Default)]
@@ -210,7 +210,7 @@ impl Daemon {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.pid()), signal).expect("the daemon lives");
+        signal_daemon(self.pid(), signal);
     }
 
     /// Asks it to end, and waits for that.
@@ -255,7 +255,7 @@ impl Drop for Daemon {
         if std::thread::panicking() {
             eprintln!("uffd-restore has said: {}", self.errors());
         }
-        drop(self.child.kill());
+        signal_daemon(self.pid(), Signal::SIGKILL);
         drop(self.child.wait());
     }
 }

@@ -188,6 +188,10 @@ impl World {
     /// As `MADV_GUARD_INSTALL` and `MADV_GUARD_REMOVE` do: pages that were there are gone, and nothing is told. What was not
     /// there yet cannot be helped, and is left alone here.
     fn drop_silently(&mut self, mm: usize) {
+        // If the daemon was killed just after it had installed them, nobody knows that they were ever there.
+        if self.mortal {
+            return;
+        }
         let slots = self.some_range();
         self.log(|| format!("mm{mm} loses {slots:?}"));
         let mut dropped = false;

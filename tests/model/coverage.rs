@@ -48,11 +48,13 @@ pub(crate) enum Case {
     Closed,
     LateDelivery,
     Lent,
+    /// The daemon was killed, and another took over.
+    Killed,
     Excluded,
 }
 
 /// All of them.
-pub(crate) const ALL: [Case; 41] = [
+pub(crate) const ALL: [Case; 42] = [
     Case::Fault,
     Case::DuplicateFault,
     Case::Present,
@@ -93,6 +95,7 @@ pub(crate) const ALL: [Case; 41] = [
     Case::Closed,
     Case::LateDelivery,
     Case::Lent,
+    Case::Killed,
     Case::Excluded,
 ];
 

@@ -3,20 +3,23 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::time::Instant;
 
 use snapshot_format::{PAGE_BYTES, PageNo};
 use uffd_restore::addr::AddrRange;
 use uffd_restore::session::{
-    Block, Installer, Made, Notice, OnFailure, Request, Session, SpaceId, Supplier, Turn, What,
+    Block, Installer, Journal, Made, Notice, OnFailure, Request, Session, SpaceId, Supplier, Turn,
+    What,
 };
 use uffd_restore::space::{AddressSpace, Kind};
 
 use crate::coverage::Case;
 use crate::image::Image;
-use crate::kernel::Descriptor;
-use crate::memory::{Content, SLOTS, Truth, address, bytes};
+use crate::kernel::{Descriptor, Killed};
+use crate::memory::{Content, Entry, SLOTS, Truth, address, bytes, slot_at};
 use crate::world::World;
 
 /// Content that was asked for and not delivered.
@@ -41,6 +44,8 @@ pub(crate) struct Daemon<'a> {
     /// Turns are made only when there is something to do.
     patient: bool,
     now: Instant,
+    /// What is left of a daemon that was killed.
+    journal: Option<OwnedFd>,
 }
 
 /// Gives content at once or takes note of the request.
@@ -69,6 +74,13 @@ impl<'a> Daemon<'a> {
         let space = owed(&world);
         let world = Rc::new(RefCell::new(world));
         let mut session = Session::new(OnFailure::Poison).reading_ahead(8);
+        let mortal = world.borrow().mortal;
+        let journal = mortal.then(|| {
+            let journal = Journal::new().expect("memory");
+            let file = journal.as_fd().try_clone_to_owned();
+            session.keep_journal(journal);
+            file.expect("a descriptor")
+        });
         session.add(
             Descriptor {
                 mm: 0,
@@ -76,6 +88,7 @@ impl<'a> Daemon<'a> {
             },
             space,
         );
+        session.remember(Vec::new());
         let (lateness, eager, patient) = {
             let rng = &mut world.borrow_mut().rng;
             (rng.below(4), rng.one_in(2), rng.one_in(2))
@@ -90,6 +103,7 @@ impl<'a> Daemon<'a> {
             eager,
             patient,
             now,
+            journal,
         }
     }
 
@@ -114,6 +128,46 @@ impl<'a> Daemon<'a> {
             .iter()
             .any(|&id| self.world.borrow().mms[self.mm_of(id)].has_messages());
         said || !self.late.is_empty() || !self.soon.is_empty()
+    }
+
+    /// Does something, and goes on as another daemon if this one is killed meanwhile.
+    pub(crate) fn or_be_killed(&mut self, what: impl FnOnce(&mut Self)) {
+        let Err(why) = catch_unwind(AssertUnwindSafe(|| what(self))) else {
+            return;
+        };
+        if !why.is::<Killed>() {
+            resume_unwind(why);
+        }
+        // Recovering may be interrupted as well.
+        while let Err(why) = catch_unwind(AssertUnwindSafe(|| self.take_over())) {
+            if !why.is::<Killed>() {
+                resume_unwind(why);
+            }
+        }
+    }
+
+    fn take_over(&mut self) {
+        self.late.clear();
+        let file = self.journal.as_ref().expect("it is mortal");
+        let file = file.try_clone().expect("a descriptor");
+        let journal = Journal::open(file).expect("it was written");
+        let world = Rc::clone(&self.world);
+        let installer = |_, number| {
+            let mm = usize::try_from(number).expect("the number of an address space");
+            let world = Rc::clone(&world);
+            Some(Descriptor { mm, world })
+        };
+        let recovered = Session::recover(journal, OnFailure::Poison, installer, self.now);
+        let recovered = recovered.expect("it was written");
+        self.session = recovered.session.reading_ahead(8);
+        for (id, range) in recovered.unsure {
+            let mm = self.mm_of(id);
+            let slot = slot_at(range.start).expect("a page");
+            if self.world.borrow().entry(mm, slot) != Entry::Missing {
+                self.session.is_there(id, range);
+            }
+        }
+        self.soon = self.session.spaces().collect();
     }
 
     /// Something that the daemon may do now.

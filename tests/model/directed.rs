@@ -10,7 +10,7 @@ use uffd_restore::session::{
     Block, Installer, OnFailure, Request, Session, SpaceId, Supplier, Turn, What,
 };
 use uffd_restore::space::{AddressSpace, Kind};
-use uffd_restore::uffd::{Event, Fault, Message, Outcome, ReadError, Stop};
+use uffd_restore::uffd::{Event, Fault, Inbox, Message, Outcome, ReadError, Stop};
 
 const X: AddrRange = AddrRange::new(0x10_0000, 0x10_1000);
 const Y: AddrRange = AddrRange::new(0x20_0000, 0x20_1000);
@@ -41,9 +41,14 @@ impl Script {
 }
 
 impl Installer for Script {
-    fn read(&mut self, messages: &mut Vec<Message>) -> Result<usize, ReadError> {
-        messages.extend(&self.messages);
-        Ok(self.messages.drain(..).count())
+    fn read(&mut self, inbox: &Inbox) -> Result<usize, ReadError> {
+        let messages = self.messages.drain(..).enumerate();
+        Ok(messages
+            .map(|(cell, message)| inbox.put(cell, &message))
+            .count())
+    }
+    fn number(&self) -> RawFd {
+        0
     }
     fn copy(&mut self, at: Addr, content: &[u8]) -> Outcome {
         self.fill(AddrRange::at(at, content.len() as u64))

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use nix::errno::Errno;
 use uffd_restore::addr::{Addr, AddrRange};
 use uffd_restore::session::Installer;
-use uffd_restore::uffd::{Event, Fault, Message, Outcome, ReadError, Stop, Userfaultfd};
+use uffd_restore::uffd::{Event, Fault, Inbox, Message, Outcome, ReadError, Stop, Userfaultfd};
 
 use crate::coverage::Case;
 use crate::image;
@@ -32,12 +32,14 @@ impl Descriptor {
     fn fill(&mut self, at: AddrRange, fill: Fill<'_>) -> Outcome {
         let mut world = self.world();
         world.meanwhile();
+        world.may_kill();
         let outcome = match world.destination(self.mm, at) {
             Ok(slots) => world.fill(self.mm, &slots, fill),
             Err(stop) => Outcome::stopped(stop),
         };
         let mm = self.mm;
         world.log(|| format!("    {fill} mm{mm} {at}: {outcome:?}"));
+        world.may_kill();
         outcome
     }
 }
@@ -60,9 +62,10 @@ impl std::fmt::Display for Fill<'_> {
 }
 
 impl Installer for Descriptor {
-    fn read(&mut self, messages: &mut Vec<Message>) -> Result<usize, ReadError> {
+    fn read(&mut self, inbox: &Inbox) -> Result<usize, ReadError> {
         let mut world = self.world();
         world.meanwhile();
+        world.may_kill();
         let mut count = 0;
         while count < Userfaultfd::READ_AT_ONCE {
             let Some(message) = world.next_message(self.mm) else {
@@ -70,9 +73,10 @@ impl Installer for Descriptor {
             };
             let mm = self.mm;
             world.log(|| format!("    mm{mm} says {message:?}"));
-            messages.push(message);
+            inbox.put(count, &message);
             count += 1;
         }
+        world.may_kill();
         Ok(count)
     }
 
@@ -98,6 +102,7 @@ impl Installer for Descriptor {
         }
         let mm = self.mm;
         world.log(|| format!("    WAKE mm{mm} {range}"));
+        world.may_kill();
     }
 
     fn probe(&mut self, at: Addr, page_bytes: u64) -> Option<Stop> {
@@ -108,6 +113,7 @@ impl Installer for Descriptor {
             .err();
         let mm = self.mm;
         world.log(|| format!("    probe mm{mm} {at}: {found:?}"));
+        world.may_kill();
         found
     }
 
@@ -117,9 +123,26 @@ impl Installer for Descriptor {
             world: Rc::clone(&self.world),
         }
     }
+
+    fn number(&self) -> RawFd {
+        i32::try_from(self.mm).expect("few address spaces")
+    }
 }
 
+/// What a daemon unwinds with that is killed.
+pub(crate) struct Killed;
+
 impl World {
+    /// At any moment somebody may kill the daemon.
+    fn may_kill(&mut self) {
+        if self.mortal && self.rng.one_in(60) {
+            self.log(|| "    KILLED".to_owned());
+            self.count(Case::Killed);
+            // Without a message.
+            std::panic::resume_unwind(Box::new(Killed));
+        }
+    }
+
     /// Faults come before events, however old those are.
     fn next_message(&mut self, mm: usize) -> Option<Message> {
         if let Some((thread, slot)) = self.mms[mm].faults.pop_front() {

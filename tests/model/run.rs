@@ -22,11 +22,19 @@ pub(crate) struct Report {
 }
 
 /// Runs a schedule.
-pub(crate) fn run(seed: u64, image: &mut Image, traced: bool, now: Instant) -> Report {
-    let mut daemon = Daemon::new(World::new(seed, traced), image, now);
+pub(crate) fn run(
+    seed: u64,
+    image: &mut Image,
+    (traced, mortal): (bool, bool),
+    now: Instant,
+) -> Report {
+    let mut world = World::new(seed, traced);
+    world.mortal = mortal;
+    let mut daemon = Daemon::new(world, image, now);
     let steps = play(&mut daemon);
     let failed = daemon.world.borrow().failure.is_some();
     if !failed {
+        daemon.world.borrow_mut().mortal = false;
         oracle::finish(&mut daemon);
     }
     let state = if traced {
@@ -63,7 +71,7 @@ fn play(daemon: &mut Daemon<'_>) -> usize {
         if daemon.world.borrow_mut().rng.below(5) < 3 {
             daemon.world.borrow_mut().step();
         } else {
-            daemon.act();
+            daemon.or_be_killed(Daemon::act);
         }
     }
     daemon
@@ -80,13 +88,21 @@ fn number(name: &str) -> Option<u64> {
 
 #[test]
 fn schedules_at_random() {
-    let first = number("MODEL_FIRST").unwrap_or(300_000);
-    let count = number("MODEL_SCHEDULES").unwrap_or(100_000);
+    many(number("MODEL_FIRST").unwrap_or(300_000), 100_000, false);
+}
+
+#[test]
+fn schedules_in_which_the_daemon_is_killed() {
+    many(number("MODEL_FIRST").unwrap_or(300_000), 30_000, true);
+}
+
+fn many(first: u64, count: u64, mortal: bool) {
+    let count = number("MODEL_SCHEDULES").unwrap_or(count);
     let (mut image, mut coverage, now) = (Image::default(), Coverage::default(), Instant::now());
     let mut failures: Vec<(usize, u64, String)> = Vec::new();
     let (mut excluded, mut excluded_failures, mut steps) = (0, 0, 0);
     for seed in first..first + count {
-        let report = run(seed, &mut image, false, now);
+        let report = run(seed, &mut image, (false, mortal), now);
         if !report.excluded {
             coverage.add(&report.coverage);
         }
@@ -108,18 +124,21 @@ fn schedules_at_random() {
         println!("MODEL_SEED={seed}: {failure} ({lines} lines)");
     }
     if let Some((_, seed, failure)) = failures.first() {
-        let report = run(*seed, &mut image, true, now);
+        let report = run(*seed, &mut image, (true, mortal), now);
         println!("{}", report.trace);
         panic!(
             "{} of {count} schedules fail; the shortest: {failure}\n\
-             MODEL_SEED={seed} cargo test --test model one_schedule -- --nocapture",
-            failures.len()
+             MODEL_SEED={seed} MODEL_MORTAL={} cargo test --test model one_schedule -- --nocapture",
+            failures.len(),
+            u8::from(mortal)
         );
     }
     // The cases that make the rules necessary must have been there, and often.
     for case in ALL {
         let least = match case {
             Case::Excluded | Case::Orphan | Case::OrphanPoison => 0,
+            Case::SilentDrop if mortal => 0,
+            Case::Killed if !mortal => 0,
             _ => count / 1000,
         };
         let found = coverage.of(case);
@@ -130,7 +149,8 @@ fn schedules_at_random() {
 #[test]
 fn one_schedule() {
     let seed = number("MODEL_SEED").unwrap_or(0);
-    let report = run(seed, &mut Image::default(), true, Instant::now());
+    let mortal = number("MODEL_MORTAL").is_some_and(|mortal| mortal > 0);
+    let report = run(seed, &mut Image::default(), (true, mortal), Instant::now());
     println!("{}", report.trace);
     assert_eq!(report.failure, None, "MODEL_SEED={seed}");
 }

@@ -149,6 +149,8 @@ pub(crate) struct World {
     pub(crate) lines: usize,
     /// The schedule has something in it of which the kernel tells too little.
     pub(crate) excluded: bool,
+    /// The daemon may be killed.
+    pub(crate) mortal: bool,
     /// The first thing that went wrong.
     pub(crate) failure: Option<String>,
     /// What happened, if somebody wants to read it.
@@ -168,6 +170,7 @@ impl World {
             coverage: Coverage::default(),
             lines: 0,
             excluded: false,
+            mortal: false,
             failure: None,
             trace: traced.then(Vec::new),
         };

@@ -3,7 +3,7 @@
 
 use std::os::unix::process::CommandExt;
 
-use nix::sys::ptrace::{self, Event, Options};
+use nix::sys::ptrace::{self, Options};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
@@ -52,24 +52,33 @@ pub(crate) fn start(captured: &Captured, words: &[&str]) -> (Restorer, Frozen) {
     // It stops as the new program begins.
     let begins = waitpid(daemon, Some(WaitPidFlag::__WALL)).expect("it lives");
     assert!(matches!(begins, WaitStatus::Stopped(..)), "{begins:?}");
-    ptrace::setoptions(daemon, Options::PTRACE_O_TRACECLONE).expect("it stands still");
+    let options = Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACEFORK;
+    ptrace::setoptions(daemon, options).expect("it stands still");
     ptrace::cont(daemon, None).expect("it stands still");
+    let let_go = |pid| ptrace::detach(pid, None).expect("it stands still");
+    let go_on = |pid| ptrace::cont(pid, None).expect("it stands still");
+    let guard = started_by(daemon, &restorer);
+    let_go(guard);
+    go_on(daemon);
+    let worker = started_by(daemon, &restorer);
+    let_go(daemon);
+    go_on(worker);
     // The threads that decode are started by one that has given up its rights before.
-    let starter = started_by(daemon, &restorer);
-    ptrace::detach(daemon, None).expect("it stands still");
-    ptrace::cont(starter, None).expect("it stands still");
+    let starter = started_by(worker, &restorer);
+    let_go(worker);
+    go_on(starter);
     let thread = started_by(starter, &restorer);
-    ptrace::detach(starter, None).expect("it stands still");
+    let_go(starter);
     (restorer, Frozen { thread, held: true })
 }
 
-/// The next thread that a traced one starts. Both stand still.
+/// The next process or thread that a traced one starts. Both stand still.
 fn started_by(traced: Pid, restorer: &Restorer) -> Pid {
-    let thread = loop {
+    let started = loop {
         match waitpid(traced, Some(WaitPidFlag::__WALL)).expect("it lives") {
-            WaitStatus::PtraceEvent(_, _, event) if event == Event::PTRACE_EVENT_CLONE as i32 => {
-                let thread = ptrace::getevent(traced).expect("it stands still");
-                break Pid::from_raw(thread.try_into().expect("a tid"));
+            WaitStatus::PtraceEvent(..) => {
+                let started = ptrace::getevent(traced).expect("it stands still");
+                break Pid::from_raw(started.try_into().expect("a tid"));
             }
             WaitStatus::Stopped(_, signal) => {
                 ptrace::cont(traced, signal).expect("it stands still");
@@ -77,6 +86,6 @@ fn started_by(traced: Pid, restorer: &Restorer) -> Pid {
             other => panic!("{other:?}: {}", restorer.errors()),
         }
     };
-    waitpid(thread, Some(WaitPidFlag::__WALL)).expect("it stands still");
-    thread
+    waitpid(started, Some(WaitPidFlag::__WALL)).expect("it stands still");
+    started
 }

@@ -22,6 +22,7 @@
 //! | `ahead.rs`   | prefill while memory changes; large sparse mappings                        |
 //! | `sets.rs`    | touch what was touched last time                                           |
 //! | `set_troubles.rs` | the same, when something goes wrong                                   |
+//! | `killed.rs`  | the process that serves is killed, again and again                         |
 //! | `torture.rs` | everything at once, at random                                              |
 //!
 //! Every target checks each page that it sees against what must be there, and says `right` or dies. Every test also asks
@@ -40,6 +41,7 @@ mod frozen;
 mod growth;
 mod huge;
 mod kernel;
+mod killed;
 mod memory;
 mod moves;
 mod protect;

@@ -14,6 +14,7 @@ use snapshot_format::working_set::{self, History};
 use snapshot_format::{Cursor, PageNo, Snapshot};
 
 use crate::memory::{Content, Dice, Memory, touch};
+use crate::support::service::signal_daemon;
 use crate::support::{PATIENCE, Target, hear, say, selector};
 
 /// Everything is installed from a working set, while the target runs.
@@ -249,8 +250,7 @@ impl Restorer {
     }
 
     pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
-        let pid = nix::unistd::Pid::from_raw(self.pid());
-        nix::sys::signal::kill(pid, signal).expect("the daemon lives");
+        signal_daemon(self.pid(), signal);
     }
 
     /// Waits for its end, which must be a good one, and for what it says then.
@@ -284,7 +284,7 @@ impl Drop for Restorer {
         if std::thread::panicking() {
             eprintln!("uffd-restore has said: {}", self.errors());
         }
-        drop(self.child.kill());
+        signal_daemon(self.pid(), nix::sys::signal::Signal::SIGKILL);
         drop(self.child.wait());
     }
 }

@@ -14,7 +14,6 @@ use crate::support::{Role, end, say};
 
 pub(crate) const ROLES: &[(&str, Role)] = &[("tortured", tortured)];
 
-const THREADS: usize = 32;
 const PAGES: usize = 768;
 const ALL: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
@@ -236,7 +235,7 @@ fn shift(from: usize, pages: usize, to: usize, more_flags: i32) {
 fn tortured(words: &[&str]) {
     let seed: u64 = words[0].parse().expect("a seed");
     let time = Duration::from_millis(words[1].parse().expect("milliseconds"));
-    let areas: Vec<Memory> = (0..THREADS)
+    let areas: Vec<Memory> = (0..words[2].parse().expect("threads"))
         .map(|number| Memory::private(number, PAGES))
         .collect();
     be_rolled_back(&areas);
@@ -257,7 +256,7 @@ fn tortured(words: &[&str]) {
 }
 
 /// The seed from the environment, or another one each time.
-fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     let given = std::env::var("UFFD_RESTORE_TEST_SEED").ok();
     let seed = given.and_then(|seed| seed.parse().ok());
     seed.unwrap_or_else(|| {
@@ -272,7 +271,7 @@ fn torture(words: &[&str]) -> Done {
     let seed = seed();
     eprintln!("UFFD_RESTORE_TEST_SEED={seed}");
     let how = ["--frame-pages", "4", "--codec", "lz4"];
-    let captured = Captured::with("tortured", &format!("{seed} 3000"), &how);
+    let captured = Captured::with("tortured", &format!("{seed} 3000 32"), &how);
     let mut scene = captured.restore(words);
     assert_eq!(scene.target.hear(), "right");
     let done = scene.restorer.finish();

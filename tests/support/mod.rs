@@ -15,6 +15,7 @@ pub mod child;
 pub mod confined;
 pub mod huge;
 pub mod plot;
+pub mod service;
 pub mod sink;
 pub mod uffd;
 

@@ -196,7 +196,8 @@ impl Prepared {
         }
         let decoded = cache.map(|cache| cache.counts().decodes);
         let how = (args.quiet, args.json);
-        Ok(summary::done(&name, &report, decoded, how))
+        let well = summary::done(&name, &report, decoded, how);
+        Ok(ExitCode::from(u8::from(!well)))
     }
 }
 

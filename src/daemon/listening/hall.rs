@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use nix::sys::signal::Signal;
 use super::session::{self, Common};
 use super::socket::Entrance;
 use crate::readable::readable_within;
-use crate::serve::{EndingSignals, Outcome, ServeError, bell};
+use crate::serve::{EndingSignals, Orphaned, Outcome, ServeError, bell};
 
 /// VMMs that may be in the hall without being served: they are about to hand over, or have and wait for a place.
 const HANDING_OVER: usize = 64;
@@ -48,6 +48,8 @@ pub(super) struct Hall {
     leaving: Leaving,
     next: u64,
     served: u64,
+    /// From a process that was killed.
+    taken_over: u64,
     failed: bool,
     asked_to_end: bool,
     /// Those for whom there was no thread or no descriptor yet.
@@ -61,7 +63,8 @@ struct Session {
     thread: JoinHandle<()>,
     /// Asks it to end.
     told: Arc<EventFd>,
-    stream: Arc<UnixStream>,
+    /// None if another process took its connection.
+    stream: Option<Arc<UnixStream>>,
     began: Instant,
     /// It has handed over.
     received: Arc<AtomicBool>,
@@ -70,6 +73,13 @@ struct Session {
 impl Session {
     fn is_handing_over(&self) -> bool {
         !self.received.load(Ordering::Relaxed)
+    }
+
+    /// Its thread finds that nothing more comes.
+    fn disconnect(&self) {
+        if let Some(stream) = &self.stream {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 }
 
@@ -123,6 +133,7 @@ impl Hall {
             },
             next: 1,
             served: 0,
+            taken_over: 0,
             failed: false,
             asked_to_end: false,
             waiting: VecDeque::new(),
@@ -138,13 +149,13 @@ impl Hall {
 
     /// Takes connections until it is asked to end, or, with `--once`, one was served, and then waits for those who are there.
     /// True if that went well: not if anybody's memory could not be restored, or the only one there was could not be served.
-    pub(super) fn run(&mut self, mut entrance: Option<Entrance>) -> bool {
+    pub(super) fn run(&mut self, mut entrance: Option<&Entrance>) -> bool {
         let beat = self.common.pulse.hall();
         loop {
             if let Some(beat) = &beat {
                 beat.go_on(0);
             }
-            let enough = self.limits.once && self.served > 0;
+            let enough = self.limits.once && (self.served > 0 || self.taken_over > 0);
             if (self.asked_to_end || enough)
                 && let Some(entrance) = entrance.take()
             {
@@ -153,11 +164,11 @@ impl Hall {
             if entrance.is_none() && self.sessions.is_empty() && self.waiting.is_empty() {
                 break;
             }
-            self.wait(entrance.as_ref());
+            self.wait(entrance);
             self.pass_on_signals();
             self.see_off();
             self.try_again();
-            if let Some(entrance) = &entrance {
+            if let Some(entrance) = entrance {
                 self.let_in(entrance);
             }
         }
@@ -179,8 +190,7 @@ impl Hall {
             .find(|session| session.is_handing_over());
         let Some(slow) = slow else { return false };
         if slow.began.elapsed() > AT_ONCE {
-            // Its thread finds that nothing more comes.
-            let _ = slow.stream.shutdown(Shutdown::Both);
+            slow.disconnect();
         }
         true
     }
@@ -223,11 +233,11 @@ impl Hall {
 
     /// Takes nobody in any more. Who has connected already may have sent its userfaultfd, which the kernel would close: that
     /// would be zeros for who has no other. So its name goes first, and then all who are in the queue are let in.
-    fn close(&mut self, entrance: Entrance) {
-        let Some(closing) = entrance.close() else {
+    fn close(&mut self, entrance: &Entrance) {
+        if !entrance.close() {
             return;
-        };
-        while let Ok(Some(stream)) = closing.accept() {
+        }
+        while let Ok(Some(stream)) = entrance.accept() {
             self.admit(stream);
         }
     }
@@ -249,6 +259,41 @@ impl Hall {
     }
 
     fn begin(&mut self, stream: &Arc<UnixStream>) -> Result<(), String> {
+        let received = Arc::new(AtomicBool::new(false));
+        let (its_stream, its_state) = (Arc::clone(stream), Arc::clone(&received));
+        let run = move |common: &Common, number, told| {
+            session::run(common, number, &its_stream, told, || {
+                its_state.store(true, Ordering::Relaxed);
+            })
+        };
+        self.start(Some(Arc::clone(stream)), received, run)
+    }
+
+    /// Goes on with a session of a process that was killed. Whatever that takes is waited for: nobody else can.
+    pub(super) fn take_over(&mut self, orphaned: Orphaned, hopeless: bool) {
+        self.taken_over += 1;
+        let orphaned = Arc::new(Mutex::new(Some(orphaned)));
+        loop {
+            let its = Arc::clone(&orphaned);
+            let run = move |common: &Common, number, told| {
+                let orphaned = its.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+                session::go_on(common, number, orphaned, told, hopeless)
+            };
+            let Err(why) = self.start(None, Arc::new(AtomicBool::new(true)), run) else {
+                return;
+            };
+            self.complain(&format!("{why}; a VMM has to wait"));
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Starts a session's thread.
+    fn start(
+        &mut self,
+        stream: Option<Arc<UnixStream>>,
+        received: Arc<AtomicBool>,
+        run: impl FnOnce(&Common, u64, Arc<EventFd>) -> Option<Outcome> + Send + 'static,
+    ) -> Result<(), String> {
         let number = self.next;
         let told = Arc::new(bell().map_err(|error| error.to_string())?);
         let common = Arc::clone(&self.common);
@@ -257,25 +302,20 @@ impl Hall {
             number,
             outcome: None,
         };
-        let received = Arc::new(AtomicBool::new(false));
-        let (its_bell, its_stream, its_state) =
-            (Arc::clone(&told), Arc::clone(stream), Arc::clone(&received));
+        let its_bell = Arc::clone(&told);
         let thread = thread::Builder::new()
             .name(format!("vmm-{number}"))
             .spawn(move || {
                 // As a whole: it is dropped, and so sent, when the thread ends.
                 let mut farewell = farewell;
-                let stream = its_stream;
-                farewell.outcome = session::run(&common, number, &stream, its_bell, || {
-                    its_state.store(true, Ordering::Relaxed);
-                });
+                farewell.outcome = run(&common, number, its_bell);
             });
         let thread = thread.map_err(|error| format!("cannot start a thread: {error}"))?;
         self.next += 1;
         let session = Session {
             thread,
             told,
-            stream: Arc::clone(stream),
+            stream,
             began: Instant::now(),
             received,
         };
@@ -300,7 +340,7 @@ impl Hall {
             if self.asked_to_end {
                 for session in self.sessions.values() {
                     if session.is_handing_over() {
-                        let _ = session.stream.shutdown(Shutdown::Both);
+                        session.disconnect();
                     }
                 }
             } else if !self.common.log.is_quiet() {

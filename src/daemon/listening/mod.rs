@@ -14,6 +14,10 @@ mod places;
 mod session;
 mod socket;
 
+use std::cell::Cell;
+use std::mem::ManuallyDrop;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,9 +35,10 @@ use super::readiness::{Pidfile, ReadyDescriptor};
 use super::working_sets::WorkingSets;
 use crate::cli::restore::{Cli, Listen};
 use crate::failure::Failure;
-use crate::serve::{self, EndingSignals, Guard, ServeError};
+use crate::serve::{self, EndingSignals, Orphaned, ServeError};
 use crate::service::{Allowed, Confinement, Plan, Pulse, born_with};
-use crate::source::{self, FrameCache};
+use crate::source::{self, FrameCache, Opened};
+use crate::takeover::{self, Alone, Kept, Life};
 use crate::terminal::printable;
 use snapshot_format::PAGE_BYTES;
 
@@ -61,74 +66,135 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
     // Before there is any other thread.
     serve::hold_signals()
         .map_err(|errno| Failure::Usage(format!("cannot hold signals: {errno}")))?;
-    let kernel = |doing| move |errno| ServeError::Kernel { doing, errno };
-    let guard = Guard::start().map_err(kernel("start the process that watches over this one"))?;
     raise_descriptors();
+    let kept = Kept::start()?;
     share_memory();
     let path = args.snapshot.clone().unwrap_or_default();
     let cache = Arc::new(FrameCache::new(args.peers.cache_size.as_u64()));
     let opened = source::open(&path, Some(Arc::clone(&cache)))?;
-    let bytes = opened.pages * PAGE_BYTES;
-    let sets = WorkingSets::open(wanted(args), &path, opened.snapshot.clone())?;
-    // A bar for each of them would be too many.
-    let options = serve::Options {
-        quiet: true,
-        // A VMM lets itself go.
-        head_start: Duration::ZERO,
-        ..options(args)
-    };
-    let workers = powerless_workers(&*opened.source, options.jobs)?;
-    let confinement = Confinement::prepare(&plan(args))?;
-    let signals = EndingSignals::held().map_err(kernel("wait for signals"))?;
     let pidfile = args.pidfile.as_deref().map(Pidfile::write).transpose()?;
     if let Some(Listen::Path(path)) = listen {
         entrance = Some(Entrance::make(path, &args.peers)?);
     }
-    let log = born_with(&[], || Log::start(args.json, args.quiet));
-    let log = log.and_then(|log| log).map_err(ServeError::Thread)?;
-    let limits = Limits {
-        sessions: usize::from(args.peers.max_sessions),
-        once: args.peers.once || peer.is_some(),
+    let work = Work {
+        args,
+        path,
+        cache,
+        opened,
+        entrance,
+        pulse,
+        kept: &kept,
     };
-    let common = Common {
-        pages: opened.pages,
-        source: opened.source,
-        workers,
-        guard,
-        places: Places::new(limits.sessions),
-        sets: Arc::clone(&sets),
-        options,
-        allowed_uids: args.peers.allow_uids.clone(),
-        handshake_timeout: args.peers.handshake_timeout,
-        doubts_owner: peer.is_some(),
-        log: log.clone(),
-        pulse: pulse.clone(),
-    };
-    let mut hall = Hall::new(common, signals, limits)?;
-    confine(confinement);
-    if let Some(peer) = peer {
-        hall.admit(peer);
-    }
-    if let Some(ready) = ready {
-        ready.ready();
-    }
-    pulse.ready("VMMs can connect");
-    if let Some(listen) = listen {
-        let path = printable(&path.display().to_string());
-        log.listening(&printable(&listen.to_string()), &path, bytes);
-    }
-    let good = hall.run(entrance);
-    pulse.stopping("no more VMMs are served");
-    sets.finish();
+    // The first worker closes them, for the keeper as well.
+    let first = ManuallyDrop::new(Cell::new(Some(First { ready, peer })));
+    let status = takeover::keep(&kept, Alone::GoesOn, |life| {
+        work.run(life, first.take().filter(|_| life.is_first()))
+    });
     drop(pidfile);
-    log.end(hall.served(), cache.counts());
-    drop(hall);
-    log.finish();
-    Ok(if good {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    status
+}
+
+/// What only the first worker has.
+struct First {
+    ready: Option<ReadyDescriptor>,
+    peer: Option<UnixStream>,
+}
+
+/// What the keeper has prepared for its workers.
+struct Work<'a> {
+    args: &'a Cli,
+    path: PathBuf,
+    cache: Arc<FrameCache>,
+    opened: Opened,
+    entrance: Option<Entrance>,
+    pulse: Pulse,
+    kept: &'a Kept,
+}
+
+impl Work<'_> {
+    /// What each of them does.
+    fn run(&self, life: &Life, first: Option<First>) -> Result<bool, Failure> {
+        let args = self.args;
+        let orphaned = self.take_over(life)?;
+        let confinement = Confinement::prepare(&plan(args))?;
+        let log = born_with(&[], || Log::start(args.json, args.quiet));
+        let log = log.and_then(|log| log).map_err(ServeError::Thread)?;
+        let (ready, peer) = match first {
+            Some(First { ready, peer }) => (ready, peer),
+            // It was closed by the worker before, and its number may mean something else.
+            None => (None, None),
+        };
+        let common = self.common(log.clone())?;
+        let sets = Arc::clone(&common.sets);
+        let signals = EndingSignals::held().map_err(|errno| ServeError::Kernel {
+            doing: "wait for signals",
+            errno,
+        })?;
+        let limits = Limits {
+            sessions: usize::from(args.peers.max_sessions),
+            once: args.peers.once || args.what.peer_fd.is_some(),
+        };
+        let mut hall = Hall::new(common, signals, limits)?;
+        confine(confinement);
+        for orphaned in orphaned {
+            hall.take_over(orphaned, life.is_hopeless());
+        }
+        if let Some(peer) = peer {
+            hall.admit(peer);
+        }
+        if let Some(ready) = ready {
+            ready.ready();
+        }
+        self.pulse.ready("VMMs can connect");
+        if let Some(listen) = args.what.listen.as_ref().filter(|_| life.is_first()) {
+            let path = printable(&self.path.display().to_string());
+            let bytes = self.opened.pages * PAGE_BYTES;
+            log.listening(&printable(&listen.to_string()), &path, bytes);
+        }
+        let good = hall.run(self.entrance.as_ref());
+        self.pulse.stopping("no more VMMs are served");
+        sets.finish();
+        log.end(hall.served(), self.cache.counts());
+        drop(hall);
+        log.finish();
+        Ok(good)
+    }
+
+    /// The sessions of the worker before.
+    fn take_over(&self, life: &Life) -> Result<Vec<Orphaned>, Failure> {
+        if life.is_first() {
+            return Ok(Vec::new());
+        }
+        takeover::orphaned(life, &self.kept.guard, self.args.on_failure.into())
+    }
+
+    fn common(&self, log: Log) -> Result<Common, Failure> {
+        let args = self.args;
+        let sets = WorkingSets::open(wanted(args), &self.path, self.opened.snapshot.clone())?;
+        let options = serve::Options {
+            // A bar for each of them would be too many.
+            quiet: true,
+            // A VMM lets itself go.
+            head_start: Duration::ZERO,
+            ..options(args)
+        };
+        let source = Arc::clone(&self.opened.source);
+        Ok(Common {
+            pages: self.opened.pages,
+            workers: powerless_workers(&*source, options.jobs)?,
+            source,
+            guard: Arc::clone(&self.kept.guard),
+            directory: self.kept.directory.clone(),
+            places: Places::new(usize::from(args.peers.max_sessions)),
+            sets,
+            options,
+            allowed_uids: args.peers.allow_uids.clone(),
+            handshake_timeout: args.peers.handshake_timeout,
+            doubts_owner: args.what.peer_fd.is_some(),
+            log,
+            pulse: self.pulse.clone(),
+        })
+    }
 }
 
 /// What it takes to serve VMMs, and to receive those that come meanwhile.

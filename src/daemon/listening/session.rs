@@ -16,11 +16,12 @@ use crate::handover::firecracker::{self, Region};
 use crate::handover::peer::Credentials;
 use crate::handover::receive::{self, HandshakeError, Received, Refused};
 use crate::serve::{
-    Guard, Handover, Options, Orders, Outcome, Server, Target, Workers, letting_go,
+    Guard, Handover, Options, Orders, Orphaned, Outcome, Server, Target, Workers, letting_go,
 };
 use crate::service::Pulse;
 use crate::source::PageSource;
 use crate::space::AddressSpace;
+use crate::takeover::Directory;
 use crate::uffd::{Features, Stop, Userfaultfd};
 
 /// How long the memory of a process that was killed may take to be given back.
@@ -34,7 +35,8 @@ pub(super) struct Common {
     /// Pages of the memory.
     pub(super) pages: u64,
     pub(super) workers: Workers,
-    pub(super) guard: Guard,
+    pub(super) guard: Arc<Guard>,
+    pub(super) directory: Directory,
     pub(super) places: Places,
     pub(super) sets: Arc<WorkingSets>,
     pub(super) options: Options,
@@ -98,9 +100,48 @@ pub(super) fn run(
     let server = server
         .replaying(set)
         .recording(recording)
-        .observed(common.pulse.observer());
+        .observed(common.pulse.observer())
+        .kept(&common.directory);
     let report = server.serve(handover, || common.log.serving(&who, owed, regions));
     drop((watched, place));
+    common.log.done(&who, &report);
+    Some(report.outcome)
+}
+
+/// Goes on with a VMM that was served by a process that was killed.
+pub(super) fn go_on(
+    common: &Common,
+    number: u64,
+    mut orphaned: Orphaned,
+    told: Arc<EventFd>,
+    hopeless: bool,
+) -> Option<Outcome> {
+    let target = orphaned.target()?;
+    orphaned.watch(&common.guard);
+    let who = Who::new(number, &target);
+    let prepared = Server::prepare(
+        &*common.source,
+        common.workers.clone(),
+        Orders::Told(told),
+        common.options,
+    );
+    let server = match prepared {
+        Ok(server) => server,
+        Err(error) => {
+            common.log.refused(Some(target.pid), &error.to_string());
+            // With fewer descriptors and threads open another process may succeed.
+            std::process::abort();
+        }
+    };
+    let place = common.places.take();
+    // What was being recorded is not complete.
+    let (set, _) = common.sets.for_restore();
+    let server = server
+        .replaying(set)
+        .observed(common.pulse.observer())
+        .kept(&common.directory);
+    let report = server.go_on(orphaned, target, hopeless);
+    drop(place);
     common.log.done(&who, &report);
     Some(report.outcome)
 }

@@ -83,10 +83,12 @@ impl Entrance {
         })
     }
 
-    /// Nobody can connect any more. What is returned still has those who have; nothing, if they are for somebody else.
-    pub(super) fn close(mut self) -> Option<Self> {
-        drop(self.made.take());
-        (!self.kept).then_some(self)
+    /// Nobody can connect any more. False if those who have are for somebody else.
+    pub(super) fn close(&self) -> bool {
+        if let Some(name) = &self.made {
+            name.remove();
+        }
+        !self.kept
     }
 
     /// The next connection, if there is one.
@@ -108,11 +110,17 @@ impl AsFd for Entrance {
     }
 }
 
-impl Drop for Name {
-    fn drop(&mut self) {
+impl Name {
+    fn remove(&self) {
         if identity(&self.path) == Some(self.identity) {
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        self.remove();
     }
 }
 

@@ -1,0 +1,286 @@
+//! Going on where a process was killed that served the same session.
+
+use std::os::fd::RawFd;
+use std::time::Instant;
+
+use super::journal::{Journal, JournalError, MemberState, Op, OwnedState, Record, State};
+use super::member::Member;
+use super::{Installer, OnFailure, Session, SpaceId};
+use crate::addr::{Addr, AddrRange};
+use crate::space::Remap;
+use crate::uffd::{Event, Inbox, Message, Outcome, ReadError, Stop};
+
+/// A session whose process was killed, as far as it was written down.
+#[derive(Debug)]
+pub struct Recovered<I> {
+    /// The session: all that had been read is applied, and everybody who waits is asking again.
+    pub session: Session<I>,
+    /// What whoever ran it had asked to be remembered ([`Session::remember`]).
+    pub about: Vec<u8>,
+    /// Parents and children of whom that does not know.
+    pub forks: Vec<(SpaceId, SpaceId)>,
+    /// Those whose userfaultfd is lost: what they miss reads as zeros. They must not live.
+    pub lost: Vec<SpaceId>,
+    /// Huge pages of which the kernel would not say clearly whether they are there. If they are, that is to be said by
+    /// [`Session::is_there`].
+    pub unsure: Vec<(SpaceId, AddrRange)>,
+}
+
+impl<I: Installer> Session<I> {
+    /// Writes down everything that must not be lost from now on, in this journal. `about` is what the caller has to remember
+    /// beside it.
+    pub fn keep_journal(&mut self, journal: Journal) {
+        self.inbox = journal.inbox();
+        self.journal = Some(journal);
+    }
+
+    /// The journal, if there is one.
+    #[must_use]
+    pub fn journal(&self) -> Option<&Journal> {
+        self.journal.as_ref()
+    }
+
+    /// What whoever runs the session has to remember beside it; also the address spaces that have been added since the last call.
+    pub fn remember(&mut self, about: Vec<u8>) {
+        self.about = about;
+        self.forks.clear();
+        self.checkpoint();
+    }
+
+    /// What was going to be installed is there.
+    pub fn is_there(&mut self, id: SpaceId, range: AddrRange) {
+        if let Some(member) = self.members.get_mut(&id) {
+            member.unsure = None;
+            member.space.settle(range);
+            self.note(id, Op::Settled(range));
+        }
+    }
+
+    /// Writes the whole state, if the journal has grown long.
+    pub(super) fn checkpoint_if_due(&mut self) {
+        if self.journal.as_ref().is_some_and(Journal::wants_checkpoint) {
+            self.checkpoint();
+        }
+    }
+
+    fn checkpoint(&mut self) {
+        let members = self.members.iter().map(|(&id, member)| MemberState {
+            id,
+            descriptor: member.installer.number(),
+            space: &member.space,
+            birth: &member.birth,
+            echoes: &member.echoes,
+            forked_at: member.forked_at,
+            parent_may_tell: member.parent_may_tell,
+            open_children: &member.open_children,
+            broken: member.broken,
+            unsure: member.unsure,
+        });
+        let state = State {
+            next_id: self.next_id,
+            members: members.collect(),
+            about: &self.about,
+            forks: &self.forks,
+        };
+        if let Some(journal) = &mut self.journal {
+            journal.checkpoint(&state);
+        }
+    }
+
+    /// Writes down what has been done.
+    pub(super) fn note(&mut self, id: SpaceId, op: Op) {
+        if let Some(journal) = &mut self.journal {
+            journal.note(id, op);
+        }
+    }
+
+    /// The session of which a journal tells. `installer` gives the installer of an address space, by its number or that of its
+    /// descriptor at the time; `None` if it is lost.
+    ///
+    /// # Errors
+    /// [`JournalError`]. Nothing has been done then.
+    pub fn recover(
+        journal: Journal,
+        on_failure: OnFailure,
+        mut installer: impl FnMut(SpaceId, RawFd) -> Option<I>,
+        now: Instant,
+    ) -> Result<Recovered<I>, JournalError> {
+        let records = journal.read_records()?;
+        let past = Session::replayed(journal.read_state()?, &records, now);
+        let mut session = Self::new(on_failure);
+        session.counts = journal.read_counts();
+        session.next_id = past.next_id;
+        session.forks = past.forks;
+        session.about = past.about;
+        let mut lost = Vec::new();
+        for (id, member) in past.members {
+            match installer(id, member.installer.number()) {
+                Some(installer) => {
+                    session.members.insert(id, member.with(installer));
+                }
+                None => lost.push(id),
+            }
+        }
+        session.inbox = journal.inbox();
+        session.journal = Some(journal);
+        session.finish_inbox(&records, now);
+        if !lost.is_empty() {
+            session.checkpoint();
+        }
+        session.wake_all();
+        let unsure = session.members.iter();
+        let unsure = unsure.filter_map(|(&id, member)| Some((id, member.unsure?)));
+        Ok(Recovered {
+            unsure: unsure.collect(),
+            about: session.about.clone(),
+            forks: session.forks.clone(),
+            session,
+            lost,
+        })
+    }
+
+    /// Applies what was read and not done. Faults are asked again.
+    fn finish_inbox(&mut self, records: &[Record], now: Instant) {
+        let Some(journal) = &mut self.journal else {
+            return;
+        };
+        let (inbox, space) = (journal.inbox(), journal.being_read());
+        let last = records.iter().rev().find_map(|record| record.origin);
+        let count = inbox.count();
+        for cell in 0..count {
+            let Some(journal) = &mut self.journal else {
+                break;
+            };
+            let origin = u8::try_from(cell).map(|cell| journal.origin_of(cell));
+            let written_down = last.is_some_and(|last| {
+                origin.is_ok_and(|origin| origin.read == last.read && origin.cell <= last.cell)
+            });
+            if let Some(message @ Message::Event(_)) = inbox.message(cell)
+                && !written_down
+            {
+                journal.applying(Some(cell));
+                self.apply(space, &message, now);
+            }
+            inbox.done(cell);
+        }
+        if let Some(journal) = &mut self.journal {
+            journal.applying(None);
+        }
+        inbox.clear(count);
+    }
+
+    /// Whoever waits asks again: their messages may have been read by a process that is dead.
+    fn wake_all(&mut self) {
+        for member in self.members.values_mut() {
+            member.installer.wake(AddrRange::EVERYWHERE);
+        }
+    }
+}
+
+/// Stands for an installer while what happened is being repeated: then the kernel is asked nothing.
+#[derive(Debug)]
+struct Ghost(RawFd);
+
+impl Installer for Ghost {
+    fn read(&mut self, _: &Inbox) -> Result<usize, ReadError> {
+        Ok(0)
+    }
+
+    fn copy(&mut self, _: Addr, _: &[u8]) -> Outcome {
+        Outcome::stopped(Stop::Gone)
+    }
+
+    fn zero(&mut self, _: AddrRange) -> Outcome {
+        Outcome::stopped(Stop::Gone)
+    }
+
+    fn poison(&mut self, _: AddrRange) -> Outcome {
+        Outcome::stopped(Stop::Gone)
+    }
+
+    fn wake(&mut self, _: AddrRange) {}
+
+    fn probe(&mut self, _: Addr, _: u64) -> Option<Stop> {
+        Some(Stop::Gone)
+    }
+
+    fn of_child(&mut self, descriptor: RawFd) -> Self {
+        Self(descriptor)
+    }
+
+    fn number(&self) -> RawFd {
+        self.0
+    }
+}
+
+impl Session<Ghost> {
+    /// The session as it was when the last record was written.
+    fn replayed(state: OwnedState, records: &[Record], now: Instant) -> Self {
+        let mut session = Self::new(OnFailure::default());
+        session.next_id = state.next_id;
+        session.forks = state.forks;
+        session.about = state.about;
+        for its in state.members {
+            let mut member = Member::new(Ghost(its.descriptor), its.space);
+            member.birth = its.birth;
+            member.echoes = its.echoes;
+            member.forked_at = its.forked_at;
+            member.parent_may_tell = its.parent_may_tell;
+            member.open_children = its.open_children;
+            member.broken = its.broken;
+            member.unsure = its.unsure;
+            session.members.insert(its.id, member);
+        }
+        for record in records {
+            session.repeat(record, now);
+        }
+        session
+    }
+
+    fn repeat(&mut self, record: &Record, now: Instant) {
+        let id = record.space;
+        let event = match record.op {
+            Op::Fork {
+                descriptor,
+                diverged,
+            } => {
+                self.forked(id, Ghost(descriptor), |_, _| diverged);
+                return;
+            }
+            Op::Remove(range) => Event::Remove(range),
+            Op::Unmap(range) => Event::Unmap(range),
+            Op::Remap(Remap { from, to, len }) => Event::Remap { from, to, len },
+            Op::Quiescent => return self.quiescent(id),
+            Op::Ended => return drop(self.end(id)),
+            Op::Settled(_)
+            | Op::Poisoned(_)
+            | Op::Installing(_)
+            | Op::Found(..)
+            | Op::Broken
+            | Op::Echo(_) => {
+                return self.repeat_in_space(id, record.op);
+            }
+        };
+        self.apply(id, &Message::Event(event), now);
+    }
+
+    fn repeat_in_space(&mut self, id: SpaceId, op: Op) {
+        let Some(member) = self.members.get_mut(&id) else {
+            return;
+        };
+        match op {
+            Op::Settled(range) => {
+                member.unsure = None;
+                member.space.settle(range);
+            }
+            Op::Installing(range) => member.unsure = Some(range),
+            Op::Poisoned(range) => member.space.poison(range),
+            Op::Broken => member.broken = true,
+            Op::Echo(happened) => member.hear_echo(happened),
+            Op::Found(range, there) => {
+                member.space.is_there(range, there);
+            }
+            _ => {}
+        }
+    }
+}

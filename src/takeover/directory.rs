@@ -1,0 +1,191 @@
+//! Which sessions there are, in memory that outlives the process that serves them.
+
+use std::num::NonZeroUsize;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use nix::errno::Errno;
+
+use crate::session::Journal;
+use crate::shared_memory::{SharedMemory, WORD};
+
+/// Most sessions at a time.
+const SESSIONS: usize = 2048;
+const FREE: u64 = 0;
+const TAKEN: u64 = 1;
+const SERVING: u64 = 2;
+/// How often the loops of this worker have gone round.
+const AT_PULSE: usize = 0;
+/// Pages at which workers have died, and that are not to be tried again.
+const AT_BAD: usize = 64 * WORD;
+const BAD_PAGES: usize = 128;
+/// What each thread that decodes is working at: a page, from 1 on; 0 for none.
+const AT_WORK: usize = 256 * WORD;
+/// Threads whose work is known.
+const THREADS: usize = 256;
+const AT_SESSIONS: usize = 1024 * WORD;
+/// State, journal.
+const SESSION_WORDS: usize = 2;
+const BYTES: NonZeroUsize =
+    NonZeroUsize::new(AT_SESSIONS + SESSIONS * SESSION_WORDS * WORD).expect("not zero");
+
+/// The sessions of a keeper, and what it has to know of its worker.
+#[derive(Debug, Clone)]
+pub struct Directory(Arc<SharedMemory>);
+
+/// A session that somebody has to serve until this is dropped.
+#[derive(Debug)]
+#[must_use]
+pub struct Entry {
+    directory: Directory,
+    slot: usize,
+}
+
+impl Directory {
+    /// An empty one.
+    ///
+    /// # Errors
+    /// No descriptor, no memory.
+    pub fn new() -> Result<Self, Errno> {
+        let memory = SharedMemory::new(c"uffd-restore-sessions", BYTES)?;
+        Ok(Self(Arc::new(memory)))
+    }
+
+    /// From now on a worker that takes over goes on with this session. `None` if there are too many.
+    #[must_use]
+    pub fn enter(&self, journal: &Journal) -> Option<Entry> {
+        use std::os::fd::AsFd;
+        let free = |slot: &usize| {
+            let state = self.0.word(at_session(*slot, 0));
+            let taken = state.compare_exchange(FREE, TAKEN, Ordering::SeqCst, Ordering::SeqCst);
+            taken.is_ok()
+        };
+        let slot = (0..SESSIONS).find(free)?;
+        let number = journal.as_fd().as_raw_fd();
+        self.0
+            .store(at_session(slot, 1), u64::from(number.cast_unsigned()));
+        self.0.store(at_session(slot, 0), SERVING);
+        Some(Entry {
+            directory: self.clone(),
+            slot,
+        })
+    }
+
+    /// The sessions that were being served, each with the number of its journal, for who takes over. To be called by one thread, once.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<(Entry, RawFd)> {
+        let mut found = Vec::new();
+        for slot in 0..SESSIONS {
+            match self.0.load(at_session(slot, 0)) {
+                SERVING => {
+                    let number = self.0.load(at_session(slot, 1));
+                    let number = u32::try_from(number).unwrap_or(u32::MAX).cast_signed();
+                    let directory = self.clone();
+                    found.push((Entry { directory, slot }, number));
+                }
+                // Somebody died while entering.
+                TAKEN => self.0.store(at_session(slot, 0), FREE),
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// True when there is something to go on with.
+    #[must_use]
+    pub fn has_sessions(&self) -> bool {
+        (0..SESSIONS).any(|slot| self.0.load(at_session(slot, 0)) == SERVING)
+    }
+
+    /// A loop has gone round.
+    pub fn pulse(&self) {
+        self.0.word(AT_PULSE).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Changes as long as loops go round.
+    #[must_use]
+    pub fn last_pulse(&self) -> u64 {
+        self.0.load(AT_PULSE)
+    }
+
+    /// A thread begins to work at a page, or, with `None`, has done it. Threads are numbered from 0.
+    pub fn working_at(&self, thread: usize, page: Option<u64>) {
+        if thread < THREADS {
+            let page = page.map_or(0, |page| page.saturating_add(1));
+            self.0.store(AT_WORK + thread * WORD, page);
+        }
+    }
+
+    /// What threads were working at when they died. They are forgotten.
+    pub(super) fn take_work(&self) -> Vec<u64> {
+        let take = |thread| {
+            let word = self.0.word(AT_WORK + thread * WORD);
+            word.swap(0, Ordering::SeqCst).checked_sub(1)
+        };
+        (0..THREADS).filter_map(take).collect()
+    }
+
+    /// From now on nobody shall try this page.
+    pub(super) fn is_bad(&self, page: u64) {
+        let free = (0..BAD_PAGES).find(|index| self.0.load(AT_BAD + index * WORD) == 0);
+        if let Some(index) = free {
+            self.0.store(AT_BAD + index * WORD, page.saturating_add(1));
+        }
+    }
+
+    /// The pages at which too many workers have died.
+    #[must_use]
+    pub fn bad_pages(&self) -> Vec<u64> {
+        let page = |index| self.0.load(AT_BAD + index * WORD).checked_sub(1);
+        (0..BAD_PAGES).map_while(page).collect()
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.directory.0.store(at_session(self.slot, 0), FREE);
+    }
+}
+
+const fn at_session(slot: usize, word: usize) -> usize {
+    AT_SESSIONS + (slot * SESSION_WORDS + word) * WORD
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_are_found_until_they_end() {
+        let directory = Directory::new().expect("memory");
+        let journals = [(); 2].map(|()| Journal::new().expect("memory"));
+        let [first, second] = journals
+            .each_ref()
+            .map(|it| directory.enter(it).expect("room"));
+        assert!(directory.has_sessions());
+        drop(first);
+        // Whoever takes over owns what is found.
+        std::mem::forget(second);
+        let found = directory.sessions();
+        assert_eq!(found.len(), 1);
+        use std::os::fd::AsFd;
+        assert_eq!(found[0].1, journals[1].as_fd().as_raw_fd());
+        drop(found);
+        assert!(!directory.has_sessions());
+    }
+
+    #[test]
+    fn what_was_being_done_is_known_once() {
+        let directory = Directory::new().expect("memory");
+        directory.working_at(3, Some(0));
+        directory.working_at(5, Some(77));
+        directory.working_at(5, None);
+        directory.working_at(THREADS, Some(1));
+        assert_eq!(directory.take_work(), [0]);
+        assert!(directory.take_work().is_empty());
+        directory.is_bad(0);
+        directory.is_bad(9);
+        assert_eq!(directory.bad_pages(), [0, 9]);
+    }
+}

@@ -1,0 +1,261 @@
+//! The keeper: it waits for the worker, and starts another one when that is killed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::descriptors::open_descriptors;
+use super::{Directory, Life, Sharing, share_descriptors};
+use crate::failure::Failure;
+use crate::serve::{Guard, ServeError};
+use crate::terminal::{mention, say};
+
+/// Deaths at the same page before it is taken for the cause.
+const PATIENCE: u32 = 3;
+/// Deaths, not by SIGKILL, before nothing is tried any more.
+const MANY_DEATHS: u32 = 20;
+/// They are forgotten when nobody has died for so long.
+const FORGIVEN: Duration = Duration::from_secs(60);
+
+/// See proc_pid_oom_score_adj(5).
+const OOM: &str = "/proc/self/oom_score_adj";
+
+/// What the keeper has, and its workers use.
+#[derive(Debug)]
+pub struct Kept {
+    /// The sessions.
+    pub directory: Directory,
+    /// What acts when both are dead.
+    pub guard: Arc<Guard>,
+    /// How likely workers are to be chosen when there is no memory, as this program would have been.
+    oom: String,
+}
+
+impl Kept {
+    /// To be made while there is one thread, and before anything is opened that a worker might close.
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub fn start() -> Result<Self, ServeError> {
+        let kernel = |doing| move |errno| ServeError::Kernel { doing, errno };
+        let oom = fs::read_to_string(OOM).unwrap_or_default();
+        // The keeper, and the guard that it starts, are the last to be chosen. Permitted or not, it goes on.
+        let _ = fs::write(OOM, "-1000");
+        let guard =
+            Guard::start().map_err(kernel("start the process that watches over this one"))?;
+        Ok(Self {
+            oom,
+            directory: Directory::new().map_err(kernel("keep a list of what is served"))?,
+            guard: Arc::new(guard),
+        })
+    }
+}
+
+/// What becomes of a keeper whose worker is killed that serves nobody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alone {
+    /// There was one target, and it is not served: that is a failure.
+    Ends,
+    /// Somebody else may come: another worker waits for them.
+    GoesOn,
+}
+
+/// Lets workers work, one after the other, until one of them ends by itself. This process has one thread, and holds signals.
+/// `work` is done by each worker, in a process of its own: what belongs to the keeper it may use, and must not close. It says whether all is
+/// well.
+///
+/// # Errors
+/// [`Failure`]: nothing was served.
+pub fn keep(
+    kept: &Kept,
+    alone: Alone,
+    work: impl Fn(&Life) -> Result<bool, Failure>,
+) -> Result<ExitCode, Failure> {
+    let kernel = |doing| move |errno| ServeError::Kernel { doing, errno };
+    let signals = signals().map_err(kernel("wait for signals"))?;
+    let mut life = Life {
+        before: 0,
+        hopeless: false,
+        since: Instant::now(),
+        kept: open_descriptors(),
+        found: BTreeSet::new(),
+        directory: kept.directory.clone(),
+    };
+    let mut deaths = Deaths::default();
+    let mut told = Vec::new();
+    loop {
+        let worker = match share_descriptors().map_err(kernel("start the process that serves"))? {
+            Sharing::Child => {
+                begin_life(kept, &mut life);
+                end_life(work(&life));
+            }
+            Sharing::Parent(worker) => worker,
+        };
+        match wait_for(worker, &signals, &kept.guard, &mut told)
+            .map_err(kernel("wait for the process that serves"))?
+        {
+            End::Exit(code) => return Ok(ExitCode::from(code)),
+            End::Killed(signal) => {
+                let said = format!("the process that serves was killed by {}", signal.as_str());
+                if alone == Alone::Ends && !kept.directory.has_sessions() {
+                    say(&format!("uffd-restore: {said} before it served anything"));
+                    return Ok(ExitCode::FAILURE);
+                }
+                life.since = Instant::now();
+                life.before += 1;
+                let work = kept.directory.take_work();
+                deaths.note(signal, &work, life.since, &kept.directory);
+                life.hopeless = deaths.are_many();
+                let what = if life.hopeless {
+                    "this was once too often, and what is missing is given up (--on-failure)"
+                } else {
+                    "another one takes over"
+                };
+                mention(&format!("uffd-restore: {said}: {what}"));
+            }
+        }
+    }
+}
+
+/// This process is the worker.
+fn begin_life(kept: &Kept, life: &mut Life) {
+    // What is sent to the keeper's group, by a terminal above all, the keeper passes on.
+    let _ = nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0));
+    let _ = SigSet::from(Signal::SIGCHLD).thread_unblock();
+    let _ = nix::sys::prctl::set_name(c"uffd-worker");
+    let _ = fs::write(OOM, &kept.oom);
+    life.look_around();
+    kept.guard.is_served_by_this_process();
+}
+
+/// Ends this process, and nothing else: what is open is the keeper's to close.
+#[expect(
+    clippy::exit,
+    reason = "what belongs to the keeper must not be dropped"
+)]
+fn end_life(outcome: Result<bool, Failure>) -> ! {
+    std::process::exit(match outcome {
+        Ok(well) => i32::from(!well),
+        Err(failure) => {
+            say(&format!("uffd-restore: {failure}"));
+            i32::from(failure.status())
+        }
+    })
+}
+
+/// How a worker ended.
+enum End {
+    Exit(u8),
+    Killed(Signal),
+}
+
+/// Waits for its end, and passes on the signals that come.
+fn wait_for(
+    worker: Pid,
+    signals: &SignalFd,
+    guard: &Guard,
+    told: &mut Vec<Signal>,
+) -> Result<End, Errno> {
+    // What was told to those before it.
+    for &signal in &*told {
+        let _ = kill(worker, signal);
+    }
+    loop {
+        // SIGCHLD may have come before anybody listened.
+        if let Some(end) = end_of(worker)? {
+            return Ok(end);
+        }
+        guard.restart_if_dead();
+        let mut waited = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut waited, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+        while let Ok(Some(signal)) = signals.read_signal() {
+            match Signal::try_from(signal.ssi_signo.cast_signed()) {
+                Ok(Signal::SIGCHLD) | Err(_) => {}
+                Ok(signal) => {
+                    let _ = kill(worker, signal);
+                    told.push(signal);
+                }
+            }
+        }
+    }
+}
+
+/// How it ended, if it has.
+fn end_of(worker: Pid) -> Result<Option<End>, Errno> {
+    loop {
+        match waitpid(worker, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(_, code)) => {
+                let code = u8::try_from(code & 0xff).unwrap_or(1);
+                return Ok(Some(End::Exit(code)));
+            }
+            Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(Some(End::Killed(signal))),
+            Ok(_) => return Ok(None),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// The signals that are held, and that of a child's end.
+fn signals() -> Result<SignalFd, Errno> {
+    let mut held = SigSet::thread_get_mask()?;
+    held.add(Signal::SIGCHLD);
+    held.thread_block()?;
+    SignalFd::with_flags(&held, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}
+
+/// Of what workers have died.
+#[derive(Default)]
+struct Deaths {
+    /// In a row, of reasons of their own.
+    count: u32,
+    last: Option<Instant>,
+    /// How often while working at a page.
+    at: BTreeMap<u64, u32>,
+}
+
+impl Deaths {
+    /// SIGKILL comes from outside, and says nothing about the page that was being worked at.
+    fn note(&mut self, signal: Signal, work: &[u64], now: Instant, directory: &Directory) {
+        if signal == Signal::SIGKILL {
+            return;
+        }
+        if self
+            .last
+            .is_some_and(|last| now.duration_since(last) > FORGIVEN)
+        {
+            *self = Self::default();
+        }
+        self.last = Some(now);
+        self.count += 1;
+        self.at.retain(|page, _| work.contains(page));
+        for &page in work {
+            let count = self.at.entry(page).or_default();
+            *count += 1;
+            if *count == PATIENCE {
+                directory.is_bad(page);
+                mention(&format!(
+                    "uffd-restore: page {page} of the snapshot was being decoded each time: it is not tried again"
+                ));
+                self.count = 0;
+            }
+        }
+    }
+
+    fn are_many(&self) -> bool {
+        self.count >= MANY_DEATHS
+    }
+}

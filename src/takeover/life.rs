@@ -1,0 +1,83 @@
+//! What a worker knows of those that were before it.
+
+use std::collections::BTreeSet;
+use std::os::fd::RawFd;
+use std::time::Instant;
+
+use super::Directory;
+use super::descriptors::{close_strays, open_descriptors};
+use crate::uffd::Userfaultfd;
+
+/// A worker's place among those that serve the same sessions, one after the other.
+#[derive(Debug)]
+pub struct Life {
+    /// Workers before this one.
+    pub(super) before: u32,
+    /// Too many of them died for reasons of their own: nothing is to be tried again.
+    pub(super) hopeless: bool,
+    /// When it was found that the last of them had died.
+    pub(super) since: Instant,
+    /// What the keeper has open.
+    pub(super) kept: BTreeSet<RawFd>,
+    /// What was open when this one began.
+    pub(super) found: BTreeSet<RawFd>,
+    /// The sessions.
+    pub(super) directory: Directory,
+}
+
+impl Life {
+    /// True for the first worker, which gets hold of targets.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.before == 0
+    }
+
+    /// Workers that have died.
+    #[must_use]
+    pub fn deaths(&self) -> u32 {
+        self.before
+    }
+
+    /// True when what is owed is to be given up, because workers die of it.
+    #[must_use]
+    pub fn is_hopeless(&self) -> bool {
+        self.hopeless
+    }
+
+    /// When it was found that the last worker had died.
+    #[must_use]
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// The sessions.
+    #[must_use]
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// Closes what the worker before has left open, but for what has been taken over from it. To be called when all of that is
+    /// known.
+    pub fn close_strays(&self, taken_over: &BTreeSet<RawFd>) {
+        let strays = self.found.difference(&self.kept);
+        close_strays(
+            strays
+                .filter(|number| !taken_over.contains(number))
+                .copied(),
+        );
+    }
+
+    /// True when the worker before had a userfaultfd that belongs to no session.
+    pub(super) fn has_stray_userfaultfd(&self, taken_over: &BTreeSet<RawFd>) -> bool {
+        let strays = self.found.difference(&self.kept);
+        let mut strays = strays.filter(|number| !taken_over.contains(number));
+        strays.any(|number| {
+            let link = std::fs::read_link(format!("/proc/self/fd/{number}"));
+            link.is_ok_and(|link| link.to_str() == Some(Userfaultfd::LINK))
+        })
+    }
+
+    pub(super) fn look_around(&mut self) {
+        self.found = open_descriptors();
+    }
+}

@@ -1,0 +1,28 @@
+//! Nothing is lost when the process that serves is killed: another one takes over.
+//!
+//! Three processes share one table of descriptors. The *keeper* is the one that was started; it opens the snapshot, starts the others,
+//! and waits. The *worker* does everything else, and may die at any instruction. When it does the keeper starts another one, which
+//! finds the userfaultfds in the table and what was done with them in the journals ([`crate::session::Journal`]). The *guard*
+//! ([`crate::serve::Guard`]) acts when both are dead.
+//!
+//! | file            | holds                                                                  |
+//! |-----------------|------------------------------------------------------------------------|
+//! | `keeper.rs`     | [`keep`]: the keeper's whole life                                      |
+//! | `life.rs`       | [`Life`]: what a worker knows of those before it                       |
+//! | `directory.rs`  | [`Directory`]: which sessions there are, where workers to come find it |
+//! | `descriptors.rs` | what is open in the table, and closing what a dead worker left        |
+//! | `orphans.rs`    | [`orphaned`]: what a dead worker has left                              |
+//! | `sharing.rs`    | a process that shares the table                                        |
+
+mod descriptors;
+mod directory;
+mod keeper;
+mod life;
+mod orphans;
+mod sharing;
+
+pub use self::directory::{Directory, Entry};
+pub use self::keeper::{Alone, Kept, keep};
+pub use self::life::Life;
+pub use self::orphans::orphaned;
+pub use self::sharing::{Sharing, share_descriptors};
