@@ -17,13 +17,14 @@ use super::summary::{self, Serving};
 use super::working_sets::{Wanted, WorkingSets};
 use crate::cli::restore::{Cli, OnFailureName, PlacementName, PrefillName};
 use crate::failure::Failure;
-use crate::handover::{self, Attached};
+use crate::handover::{self, AttachError, Attached};
 use crate::serve::{self, Orders, Prefill, Server};
 use crate::service::{Allowed, Confinement, Plan, Pulse};
 use crate::source::SnapshotSource;
 use crate::takeover::{self, Alone, Kept, Life};
 use crate::terminal::mention;
 use crate::tool;
+use crate::tracee::TraceError;
 
 pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
     // It is there unless --check is.
@@ -38,6 +39,11 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
     serve::hold_signals()
         .map_err(|errno| Failure::Usage(format!("cannot hold signals: {errno}")))?;
     raise_descriptors();
+    // The process that attaches is another one, and would not notice.
+    let pid = args.what.pid.unwrap_or_default();
+    if u32::try_from(pid) == Ok(std::process::id()) {
+        return Err(AttachError::from(TraceError::Myself { pid }).into());
+    }
     let kept = Kept::start()?;
     let snapshot = tool::open(&path)?;
     let work = Work {

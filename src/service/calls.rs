@@ -51,6 +51,8 @@ pub(super) const ALWAYS: &[c_long] = &[
     libc::SYS_mremap,
     libc::SYS_madvise,
     libc::SYS_brk,
+    // Room in the journal.
+    libc::SYS_fallocate,
     // Threads. What clone3(2) may do is said by the other filter.
     libc::SYS_clone3,
     libc::SYS_set_robust_list,
@@ -83,6 +85,9 @@ pub(super) const CONNECTIONS: &[c_long] = &[
     libc::SYS_recvmsg,
     libc::SYS_recvfrom,
     libc::SYS_shutdown,
+    // The journals of those who come.
+    libc::SYS_memfd_create,
+    libc::SYS_ftruncate,
 ];
 
 /// Of writing files as a whole (`crate::output`), and small ones again and again.

@@ -6,6 +6,7 @@ use nix::unistd::Pid;
 use super::actor::Actor;
 use super::daemon::{Daemon, restoring};
 use super::lab::Lab;
+use super::support::service::worker_of;
 use super::support::{state, wait_until};
 
 #[test]
@@ -85,12 +86,16 @@ fn a_signal_to_its_group_does_not_kill_the_guard() {
         let daemon = Daemon::spawn(command);
         daemon.hear("serving");
         assert_eq!(actor.ask("read 19"), "new");
+        let worker = worker_of(daemon.pid()).expect("it serves");
         killpg(Pid::from_raw(daemon.pid()), signal).expect("it runs");
         if signal == Signal::SIGQUIT {
             // Asks it to end, and it finishes first.
             daemon.end().assert(0, &["asked to end"]);
             actor.assert_restored();
         } else {
+            // Who serves is in a group of its own, and goes on. When it ends as well the guard is there.
+            assert_eq!(actor.ask("read 21"), "new");
+            kill(Pid::from_raw(worker), Signal::SIGKILL).expect("it serves");
             wait_until("the target's death", || actor.has_ended());
             drop(daemon.end());
         }

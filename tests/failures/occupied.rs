@@ -33,7 +33,7 @@ fn two_daemons_that_start_at_once_do_not_disturb_each_other() {
         assert!(ended.iter().any(|ended| ended.status == 0), "{ended:?}");
         for ended in &ended {
             if ended.status != 0 {
-                let parts = ["another userfaultfd", "already traced by uffd-restore"];
+                let parts = ["another userfaultfd", "already traced by uffd-worker"];
                 assert!(
                     parts.iter().any(|part| ended.err.contains(part)),
                     "{ended:?}"

@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use crate::daemon::{Daemon, command};
 use crate::lab::Lab;
 use crate::peer::Peer;
+use crate::support::service::signal_daemon;
 use crate::support::{state, wait_until};
 
 /// Firecracker's connect(2) and sendmsg(2) succeed as soon as there is room in the queue.
@@ -123,11 +124,7 @@ fn the_guard_of_a_vmm_that_adopts_it_kills_the_vmm() {
     wait_until("it to listen", || lab.socket().exists());
     peer.hand_over(&lab.socket(), "drop");
     assert_eq!(peer.ask("read 1"), "right");
-    kill(
-        Pid::from_raw(daemon.parse().expect("a pid")),
-        Signal::SIGKILL,
-    )
-    .expect("it lives");
+    signal_daemon(daemon.parse().expect("a pid"), Signal::SIGKILL);
     std::thread::sleep(Duration::from_secs(1));
     if !peer.has_ended() && !peer.waits() {
         let survey = peer.survey();
