@@ -1,20 +1,21 @@
 //! A daemon that serves has no more rights than that takes, in any of its threads.
 
-use std::os::unix::process::ExitStatusExt;
-
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::scene::Captured;
 use crate::support::confined::{
     CAP_KILL, CAP_SYS_PTRACE, assert_bounded, assert_confined, threads,
 };
+use crate::support::service::worker_of;
+use crate::support::wait_until;
 
 /// Waits for words, and so is owed all for long.
 fn serving(words: &[&str], check: impl FnOnce(i32)) {
     let captured = Captured::only_started("toucher", "64");
     captured.capture(&["--frame-pages", "1", "--codec", "lz4"]);
     let scene = captured.restore(words);
-    check(scene.restorer.pid());
+    check(worker_of(scene.restorer.pid()).expect("it serves"));
 }
 
 #[test]
@@ -40,10 +41,23 @@ fn a_forbidden_call_is_a_crash_like_any_other() {
     let captured = Captured::only_started("toucher", "64");
     captured.capture(&["--frame-pages", "1", "--codec", "lz4"]);
     let mut scene = captured.restore(&[]);
-    scene.restorer.signal(Signal::SIGSYS);
-    assert_eq!(scene.restorer.wait().signal(), Some(libc::SIGSYS));
-    // It is owed memory that nobody has any more.
-    assert_eq!(scene.target.end().signal(), Some(libc::SIGKILL));
+    let keeper = scene.restorer.pid();
+    let worker = worker_of(keeper).expect("it serves");
+    kill(Pid::from_raw(worker), Signal::SIGSYS).expect("it serves");
+    let said = || scene.restorer.errors();
+    wait_until("another to take over", || {
+        said().contains("another one takes over")
+    });
+    assert!(said().contains("killed by SIGSYS"), "{}", said());
+    wait_until("it to be as confined", || {
+        worker_of(keeper).is_some_and(|next| {
+            next != worker && threads(next).iter().all(|thread| thread.seccomp == 2)
+        })
+    });
+    assert_confined(worker_of(keeper).expect("it serves"), CAP_KILL);
+    scene.target.tell("0 64");
+    assert_eq!(scene.target.hear(), "right");
+    assert_eq!(scene.restorer.finish().outcome(), "complete");
 }
 
 #[test]
