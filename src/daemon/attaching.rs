@@ -84,7 +84,10 @@ impl Work<'_> {
         let args = self.args;
         let (sets, server, confinement) = self.prepare()?;
         let (set, recording) = sets.for_restore();
-        let server = server.replaying(set).recording(recording);
+        let server = server
+            .replaying(set)
+            .recording(recording)
+            .kept(&self.kept.directory)?;
         let options = handover::Options {
             pid: args.what.pid.unwrap_or_default(),
             choices: &args.regions,
@@ -144,6 +147,7 @@ impl Work<'_> {
         let (set, _) = sets.for_restore();
         let report = server
             .replaying(set)
+            .kept_again(&self.kept.directory)
             .go_on(orphaned, target, life.is_hopeless());
         self.pulse
             .stopping(&format!("{name}: {}", summary::how(report.outcome)));
@@ -158,8 +162,7 @@ impl Work<'_> {
         let workers = powerless_workers(&self.source, options.jobs)?;
         let confinement = Confinement::prepare(&plan(args))?;
         let server = Server::prepare(&self.source, workers, Orders::Signals, options)?
-            .observed(self.pulse.observer())
-            .kept(&self.kept.directory);
+            .observed(self.pulse.observer());
         Ok((sets, server, confinement))
     }
 }

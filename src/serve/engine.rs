@@ -69,6 +69,8 @@ pub(super) struct Engine {
     pub(super) entry: Option<Entry>,
     /// Where that is.
     directory: Option<Directory>,
+    /// To be kept from the first address space on.
+    journal: Option<Journal>,
     /// Is told now and then how it goes.
     observer: Option<Observer>,
     progress: Option<Progress>,
@@ -94,6 +96,7 @@ impl Engine {
             set,
             recording,
             observer,
+            keeping,
             directory,
         } = server;
         Self {
@@ -120,7 +123,9 @@ impl Engine {
             recording,
             replayed_in: None,
             entry: None,
-            directory,
+            directory: directory
+                .or_else(|| keeping.as_ref().map(|(directory, _)| directory.clone())),
+            journal: keeping.map(|(_, journal)| journal),
             observer,
             progress: None,
             progressed: 0,
@@ -151,16 +156,8 @@ impl Engine {
         let Some(directory) = &self.directory else {
             return;
         };
-        if self.session.journal().is_none() {
-            match Journal::new() {
-                Ok(journal) => self.session.keep_journal(journal),
-                Err(errno) => {
-                    let what = format!("cannot keep a journal: {errno}: nobody can take over");
-                    tell(&self.target, &what);
-                    self.directory = None;
-                    return;
-                }
-            }
+        if let Some(journal) = self.journal.take() {
+            self.session.keep_journal(journal);
         }
         self.session.remember(self.roots.about());
         if self.entry.is_none() {

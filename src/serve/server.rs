@@ -15,6 +15,7 @@ use super::poller::Poller;
 use super::pool::{Pool, Workers};
 use super::supply::Supply;
 use super::{Handover, Observer, Options, Orders, Recording, Report, ServeError, Target, cannot};
+use crate::session::Journal;
 use crate::source::PageSource;
 use crate::takeover::Directory;
 
@@ -32,6 +33,8 @@ pub struct Server {
     pub(super) set: Option<Arc<WorkingSet<File>>>,
     pub(super) recording: Option<Recording>,
     pub(super) observer: Option<Observer>,
+    /// Where it is to stand that the session is kept, and in what.
+    pub(super) keeping: Option<(Directory, Journal)>,
     pub(super) directory: Option<Directory>,
 }
 
@@ -57,6 +60,7 @@ impl Server {
             set: None,
             recording: None,
             observer: None,
+            keeping: None,
             directory: None,
         })
     }
@@ -80,8 +84,18 @@ impl Server {
     }
 
     /// The same, which another process can go on with when this one is killed.
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub fn kept(self, directory: &Directory) -> Result<Self, ServeError> {
+        let journal = Journal::new().map_err(cannot("keep a journal"))?;
+        let keeping = Some((directory.clone(), journal));
+        Ok(Self { keeping, ..self })
+    }
+
+    /// The same, for [`Server::go_on`]: the journal is there.
     #[must_use]
-    pub fn kept(self, directory: &Directory) -> Self {
+    pub fn kept_again(self, directory: &Directory) -> Self {
         let directory = Some(directory.clone());
         Self { directory, ..self }
     }

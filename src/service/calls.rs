@@ -64,6 +64,7 @@ pub(super) const ALWAYS: &[c_long] = &[
     libc::SYS_exit_group,
     libc::SYS_sched_getaffinity,
     libc::SYS_sched_getscheduler,
+    libc::SYS_getpriority,
     libc::SYS_gettid,
     libc::SYS_getpid,
     libc::SYS_getuid,

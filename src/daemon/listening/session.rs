@@ -100,8 +100,7 @@ pub(super) fn run(
     let server = server
         .replaying(set)
         .recording(recording)
-        .observed(common.pulse.observer())
-        .kept(&common.directory);
+        .observed(common.pulse.observer());
     let report = server.serve(handover, || common.log.serving(&who, owed, regions));
     drop((watched, place));
     common.log.done(&who, &report);
@@ -139,7 +138,7 @@ pub(super) fn go_on(
     let server = server
         .replaying(set)
         .observed(common.pulse.observer())
-        .kept(&common.directory);
+        .kept_again(&common.directory);
     let report = server.go_on(orphaned, target, hopeless);
     drop(place);
     common.log.done(&who, &report);
@@ -203,6 +202,7 @@ fn prepare(
         Orders::Told(told),
         common.options,
     );
+    let server = server.and_then(|server| server.kept(&common.directory));
     Ok((space, server.map_err(|error| error.to_string())?))
 }
 
