@@ -83,6 +83,7 @@ pub(super) const ALWAYS: &[c_long] = &[
 pub(super) const CONNECTIONS: &[c_long] = &[
     libc::SYS_accept4,
     libc::SYS_getsockopt,
+    libc::SYS_setsockopt,
     libc::SYS_recvmsg,
     libc::SYS_recvfrom,
     libc::SYS_shutdown,
