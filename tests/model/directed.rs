@@ -261,10 +261,12 @@ fn nothing_is_installed_in_doubt() {
     block.bytes.resize(PAGE_SIZE, 1);
     block.push(request.page.0, What::Bytes(0));
     script(&mut session, id).stop = None;
+    assert_eq!(session.lend(&request).count(), 0, "nor by others");
     session.deliver_fill(&request, &block, now);
     assert_eq!(script(&mut session, id).installed, []);
     let request = session.fill_request(id, 1).expect("a page is owed to Y");
     assert_eq!((request.at, request.page), (Y.start, PageNo(9)));
+    assert_eq!(session.lend(&request).next(), Some((Y, PageNo(9))));
 }
 
 /// A fork may have overtaken a move: until its parent has told everything, memory that nobody knows of is not taken for new.
