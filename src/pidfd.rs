@@ -38,6 +38,14 @@ pub(crate) fn fetch(process: BorrowedFd<'_>, descriptor: RawFd) -> Result<OwnedF
     own(result)
 }
 
+/// The number of the process that a pidfd is of; `None` if it is gone, or not to be seen from here.
+pub(crate) fn number_of(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let text = std::fs::read_to_string(path).ok()?;
+    let number = text.lines().find_map(|line| line.strip_prefix("Pid:"))?;
+    number.trim().parse().ok().filter(|&pid| pid > 0)
+}
+
 fn own(result: libc::c_long) -> Result<OwnedFd, Errno> {
     let descriptor = Errno::result(result)?;
     let descriptor = RawFd::try_from(descriptor).map_err(|_| Errno::EBADF)?;

@@ -7,7 +7,11 @@ use uffd_restore::daemon;
 use uffd_restore::terminal::say;
 
 fn main() -> ExitCode {
-    match daemon::run(&Cli::parse()) {
+    let outcome = match Cli::try_parse() {
+        Ok(args) => daemon::run(&args),
+        Err(error) => daemon::misused(&error),
+    };
+    match outcome {
         Ok(code) => code,
         Err(failure) => {
             say(&format!("uffd-restore: {failure}"));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use snapshot_format::{PAGE_BYTES, Snapshot};
 
 use super::confining::{confine, powerless_workers};
-use super::inherited::Inherited;
+use super::inherited::{Inherited, stored};
 use super::limits::raise_descriptors;
 use super::readiness::{Pidfile, ReadyDescriptor};
 use super::summary::{self, Serving};
@@ -34,6 +34,7 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
     let ready = ready
         .map(|number| ReadyDescriptor::take(&mut inherited, number))
         .transpose()?;
+    let stored = stored(&mut inherited)?;
     let pulse = Pulse::from_environment();
     // Before there is any other thread, and before the target is touched.
     serve::hold_signals()
@@ -44,7 +45,18 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
     if u32::try_from(pid) == Ok(std::process::id()) {
         return Err(AttachError::from(TraceError::Myself { pid }).into());
     }
-    let kept = Kept::start()?;
+    let kept = Kept::start(&pulse, stored)?;
+    kept.run(|| keep(args, path, ready, pulse, &kept))
+}
+
+/// The keeper's life.
+fn keep(
+    args: &Cli,
+    path: PathBuf,
+    ready: Option<ReadyDescriptor>,
+    pulse: Pulse,
+    kept: &Kept,
+) -> Result<ExitCode, Failure> {
     let snapshot = tool::open(&path)?;
     let work = Work {
         args,
@@ -52,16 +64,16 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
         source: SnapshotSource::new(Arc::clone(&snapshot)),
         snapshot,
         pulse,
-        kept: &kept,
+        kept,
     };
     let pidfile = args.pidfile.as_deref().map(Pidfile::write).transpose()?;
     // The first worker closes it, for the keeper as well.
     let ready = ManuallyDrop::new(Cell::new(ready));
-    let status = takeover::keep(&kept, Alone::Ends, |life| {
-        if life.is_first() {
-            work.attach(ready.take())
-        } else {
+    let status = takeover::keep(kept, Alone::Ends, |life| {
+        if life.takes_over() {
             work.take_over(life)
+        } else {
+            work.attach(ready.take())
         }
     });
     drop(pidfile);
@@ -130,6 +142,8 @@ impl Work<'_> {
     /// What the others do.
     fn take_over(&self, life: &Life) -> Result<bool, Failure> {
         let args = self.args;
+        // First: what fails here can be tried again.
+        let (sets, server, confinement) = self.prepare()?;
         let found = takeover::orphaned(life, &self.kept.guard, args.on_failure.into())?;
         let Some(mut orphaned) = found.into_iter().next() else {
             return Ok(true);
@@ -140,7 +154,6 @@ impl Work<'_> {
             return Ok(true);
         };
         let name = target.describe();
-        let (sets, server, confinement) = self.prepare()?;
         confine(confinement);
         self.pulse.ready(&format!("goes on serving {name}"));
         // What was being recorded is not complete.
@@ -162,7 +175,8 @@ impl Work<'_> {
         let workers = powerless_workers(&self.source, options.jobs)?;
         let confinement = Confinement::prepare(&plan(args))?;
         let server = Server::prepare(&self.source, workers, Orders::Signals, options)?
-            .observed(self.pulse.observer());
+            .observed(self.pulse.observer())
+            .stored(self.kept.store.as_ref());
         Ok((sets, server, confinement))
     }
 }

@@ -6,6 +6,8 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use crate::failure::Failure;
+use crate::service::Numbers;
+use crate::takeover::Stored;
 
 /// Takes them over, each once. To be used up before this program opens a descriptor of its own: that could have any number.
 #[derive(Debug, Default)]
@@ -37,4 +39,20 @@ impl Inherited {
         self.taken.push(number);
         Ok(owned)
     }
+}
+
+/// What an earlier run of this program has stored, and was passed to this one.
+///
+/// # Errors
+/// [`Failure::Usage`] if an option named the same descriptor.
+pub(super) fn stored(inherited: &mut Inherited) -> Result<Stored, Failure> {
+    let Some(numbers) = Numbers::from_environment() else {
+        return Ok(Stored::default());
+    };
+    let take = |number| inherited.take(number, "LISTEN_FDS");
+    let numbers = Numbers {
+        sockets: Vec::new(),
+        ..numbers
+    };
+    Ok(Stored::new(numbers.take(take)?.stored))
 }

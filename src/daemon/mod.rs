@@ -28,6 +28,24 @@ use std::process::ExitCode;
 
 use crate::cli::restore::{Cli, Command};
 use crate::failure::Failure;
+use crate::serve::hold_signals;
+use crate::service::Pulse;
+use crate::takeover::Kept;
+
+/// What was asked for makes no sense. If an earlier run of this program has left something to this one, that is kept until another one comes;
+/// otherwise this is the end.
+///
+/// # Errors
+/// The one error to print.
+pub fn misused(error: &clap::Error) -> Result<ExitCode, Failure> {
+    let stored = inherited::stored(&mut inherited::Inherited::default())?;
+    if stored.is_empty() {
+        error.exit();
+    }
+    hold_signals().map_err(|errno| Failure::Usage(format!("cannot hold signals: {errno}")))?;
+    let kept = Kept::start(&Pulse::from_environment(), stored)?;
+    kept.run(|| Err(Failure::Usage(error.to_string())))
+}
 
 /// Does what was asked for.
 ///

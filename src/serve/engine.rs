@@ -21,7 +21,7 @@ use super::{
 };
 use crate::progress::Progress;
 use crate::session::{Journal, Notice, Recovered, Request, Session, SpaceId, Turn};
-use crate::takeover::{Directory, Entry};
+use crate::takeover::{Deposit, Directory, Entry, Store};
 use crate::terminal::mention;
 use crate::uffd::Userfaultfd;
 
@@ -65,12 +65,15 @@ pub(super) struct Engine {
     pub(super) recording: Option<Recording>,
     /// How long it took to install what was touched last time.
     pub(super) replayed_in: Option<Duration>,
+    /// What whoever goes on needs if this program is killed. Given up before the next line.
+    pub(super) deposit: Option<Deposit>,
     /// Where it stands that this session is to be gone on with if this process is killed.
     pub(super) entry: Option<Entry>,
     /// Where that is.
     directory: Option<Directory>,
     /// To be kept from the first address space on.
     journal: Option<Journal>,
+    pub(super) store: Option<Store>,
     /// Is told now and then how it goes.
     observer: Option<Observer>,
     progress: Option<Progress>,
@@ -98,6 +101,7 @@ impl Engine {
             observer,
             keeping,
             directory,
+            store,
         } = server;
         Self {
             session: Session::new(options.on_failure).reading_ahead(options.read_ahead),
@@ -122,10 +126,12 @@ impl Engine {
             set,
             recording,
             replayed_in: None,
+            deposit: None,
             entry: None,
             directory: directory
                 .or_else(|| keeping.as_ref().map(|(directory, _)| directory.clone())),
             journal: keeping.map(|(_, journal)| journal),
+            store,
             observer,
             progress: None,
             progressed: 0,
@@ -144,6 +150,10 @@ impl Engine {
         self.roots
             .add(root, Some(Arc::clone(&target)), kept_by_peer);
         self.remember();
+        self.put_into_store();
+        if let Some(deposit) = &mut self.deposit {
+            deposit.settle();
+        }
         // What there is to read already, and address spaces that are owed nothing.
         self.soon.insert(root);
         self.begin_filling(Instant::now());
@@ -166,6 +176,35 @@ impl Engine {
         }
     }
 
+    /// What the next run of this program needs to go on. Once more for what is there already, which does no harm.
+    fn put_into_store(&mut self) {
+        let (Some(store), Some(entry)) = (&self.store, &self.entry) else {
+            return;
+        };
+        let deposit = self.deposit.get_or_insert_with(|| store.open(entry.slot()));
+        for (id, target) in self.roots.processes() {
+            deposit.process(id, &**target);
+        }
+        for id in self.session.spaces() {
+            if let Some(userfaultfd) = self.session.installer(id) {
+                deposit.space(id, userfaultfd);
+            }
+        }
+        // Last: whoever finds it finds the rest.
+        match self.session.journal() {
+            Some(journal) if journal.is_kept() => deposit.journal(journal),
+            _ => {}
+        }
+    }
+
+    /// The processes are somebody else's to watch over, if all of them is in the store.
+    pub(super) fn leave_to_store(&mut self) {
+        let kept = self.session.journal().is_some_and(Journal::is_kept);
+        if let (Some(deposit), true) = (&mut self.deposit, kept) {
+            deposit.keeps(self.roots.targets().map(|target| target.pid).collect());
+        }
+    }
+
     /// What to do with those that were served by a process that is dead.
     pub(super) fn go_on(
         &mut self,
@@ -174,6 +213,7 @@ impl Engine {
     ) -> nix::Result<()> {
         self.session = recovered.session.reading_ahead(self.options.read_ahead);
         self.roots = roots;
+        self.put_into_store();
         for target in self.roots.targets() {
             self.poller.add_target(&**target)?;
         }
@@ -340,6 +380,10 @@ impl Engine {
             match notice {
                 Notice::Forked { parent, child } => {
                     self.roots.forked(parent, child);
+                    let userfaultfd = self.session.installer(child);
+                    if let (Some(deposit), Some(userfaultfd)) = (&mut self.deposit, userfaultfd) {
+                        deposit.space(child, userfaultfd);
+                    }
                     if let Err(errno) = self.watch(child) {
                         self.broken(
                             child,

@@ -37,10 +37,15 @@ use crate::uffd::{Message, Stop, Userfaultfd};
 /// One past the highest page that a program can have, on a processor of four levels of page tables.
 const END_OF_USERS: u64 = 0x7fff_ffff_f000;
 
+/// How long the memory of a process that was killed may take to be given back.
+const END_OF_A_PROCESS: Duration = Duration::from_secs(30);
+
 const IDLE: u32 = 0;
 const SERVING: u32 = 1;
 /// Being filled in.
 const TAKEN: u32 = 2;
+/// Another run of this program goes on with it: its descriptors are kept elsewhere.
+const KEPT: u32 = 3;
 
 /// Most targets at a time.
 pub const MOST_TARGETS: usize = 2048;
@@ -51,6 +56,8 @@ struct Shared {
     apart: AtomicU32,
     /// The process that serves, if it is another one than the one that started this: its pidfd, from 1 on.
     worker: AtomicI32,
+    /// Descriptors may be in a service manager's store, and the next run of this program goes on with them.
+    in_store: AtomicU32,
     slots: [Slot; MOST_TARGETS],
 }
 
@@ -126,12 +133,26 @@ impl Guard {
         Self::start_with(())
     }
 
+    /// The same beside a service manager's store: what is in that is not touched, and only those whom it is known to be responsible for
+    /// ([`Guard::is_kept`]) are ended.
+    ///
+    /// # Errors
+    /// No memory, or no process.
+    pub fn start_beside_store() -> Result<Self, Errno> {
+        Self::begun((), true)
+    }
+
     /// The same, with others to be found then.
     ///
     /// # Errors
     /// No memory, or no process.
     pub fn start_with(unwatched: impl Unwatched) -> Result<Self, Errno> {
+        Self::begun(unwatched, false)
+    }
+
+    fn begun(unwatched: impl Unwatched, in_store: bool) -> Result<Self, Errno> {
         let shared = shared()?;
+        shared.in_store.store(u32::from(in_store), Ordering::SeqCst);
         let pid = i32::try_from(std::process::id()).map_err(|_| Errno::ESRCH)?;
         let me = Target::open(pid, String::new())?;
         let guard = Self {
@@ -189,10 +210,7 @@ impl Guard {
     /// The same target that a worker watched over which is dead; or anew. `None` if there are too many.
     #[must_use]
     pub fn watch_again(&self, target: &Target) -> Option<Watched> {
-        let found = self.shared.slots.iter().find(|slot| {
-            slot.state.load(Ordering::SeqCst) == SERVING
-                && slot.pid.load(Ordering::SeqCst) == target.pid
-        });
+        let found = self.shared.slots.iter().find(|slot| slot.is_of(target.pid));
         let Some(slot) = found else {
             return self.watch(target);
         };
@@ -209,10 +227,8 @@ impl Guard {
     #[must_use]
     pub fn targets_without(&self, pids: &[i32]) -> Vec<Arc<Target>> {
         let slots = self.shared.slots.iter();
-        let others = slots.filter(|slot| {
-            slot.state.load(Ordering::SeqCst) == SERVING
-                && !pids.contains(&slot.pid.load(Ordering::SeqCst))
-        });
+        let others = slots
+            .filter(|slot| slot.is_in_use() && !pids.contains(&slot.pid.load(Ordering::SeqCst)));
         // By a descriptor of its own.
         let target = |slot| {
             let its = target_of(slot);
@@ -239,10 +255,25 @@ impl Guard {
     #[must_use]
     pub fn descriptors(&self) -> Vec<RawFd> {
         let slots = self.shared.slots.iter();
-        let served = slots.filter(|slot| slot.state.load(Ordering::SeqCst) == SERVING);
+        let served = slots.filter(|slot| slot.is_in_use());
         served
             .map(|slot| slot.pidfd.load(Ordering::SeqCst))
             .collect()
+    }
+
+    /// From now on this process is not lost with this program: if that is killed the next run of it goes on. Or no longer so.
+    pub fn is_kept(&self, pid: i32, kept: bool) {
+        for slot in self.shared.slots.iter().filter(|slot| slot.is_of(pid)) {
+            let state = if kept { KEPT } else { SERVING };
+            slot.state.store(state, Ordering::SeqCst);
+        }
+    }
+
+    /// True when that is so of all that it watches over.
+    #[must_use]
+    pub fn all_are_kept(&self) -> bool {
+        let mut slots = self.shared.slots.iter();
+        slots.all(|slot| matches!(slot.state.load(Ordering::SeqCst), IDLE | KEPT))
     }
 
     /// From now on the target must not outlive this program. `None` if there are too many already.
@@ -267,6 +298,16 @@ impl Guard {
             slot,
             _pidfd: pidfd,
         })
+    }
+}
+
+impl Slot {
+    fn is_in_use(&self) -> bool {
+        matches!(self.state.load(Ordering::SeqCst), SERVING | KEPT)
+    }
+
+    fn is_of(&self, pid: i32) -> bool {
+        self.is_in_use() && self.pid.load(Ordering::SeqCst) == pid
     }
 }
 
@@ -295,6 +336,9 @@ fn keep_watch(served_by: BorrowedFd<'_>, shared: &Shared, mut unwatched: impl Un
     close_others(&mut unwatched);
     let served = |slot: &&Slot| slot.state.load(Ordering::SeqCst) == SERVING;
     let targets: Vec<_> = shared.slots.iter().filter(served).map(target_of).collect();
+    if shared.in_store.load(Ordering::SeqCst) != 0 {
+        return kill_beside_kept(&targets);
+    }
     let strays = unwatched.come();
     if !targets.is_empty() || !strays.is_empty() {
         announce(targets.iter().map(|target| &**target).chain(&strays));
@@ -311,6 +355,20 @@ fn keep_watch(served_by: BorrowedFd<'_>, shared: &Shared, mut unwatched: impl Un
         for stray in unwatched.come() {
             kill_family(&stray);
         }
+    }
+}
+
+/// The next run of this program goes on with some of them: what those have to say is not to be read. The others are ended as long as
+/// their descriptors are open.
+fn kill_beside_kept(targets: &[ManuallyDrop<Target>]) {
+    if !targets.is_empty() {
+        announce(targets.iter().map(|target| &**target));
+    }
+    for target in targets {
+        kill_family(target);
+    }
+    for target in targets {
+        let _ = target.ends_within(END_OF_A_PROCESS);
     }
 }
 
@@ -362,7 +420,7 @@ fn target_of(slot: &Slot) -> ManuallyDrop<Target> {
 }
 
 /// Kills a process and its descendants, the youngest first: an orphan would not be known as one of them any more.
-pub(super) fn kill_family(root: &Target) {
+pub(crate) fn kill_family(root: &Target) {
     const LONG_ENOUGH: u32 = 1000;
     let me = nix::unistd::getpid().as_raw();
     for _ in 0..LONG_ENOUGH {

@@ -68,7 +68,11 @@ impl Engine {
         if let Some(userfaultfd) = self.session.installer(id) {
             letting_go::unregister(userfaultfd, &kept);
         }
-        drop(self.session.end(id));
+        let userfaultfd = self.session.end(id);
+        if let Some(deposit) = &mut self.deposit {
+            deposit.gone(id);
+        }
+        drop(userfaultfd);
     }
 
     /// Nothing is owed any more: closing the descriptor unregisters the memory and wakes whoever waits, for zeros.

@@ -1,14 +1,13 @@
 //! Sessions whose process was killed.
-#![expect(unsafe_code, reason = "descriptors that a dead process has left")]
-
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::roots::Roots;
 use super::{Guard, Target};
+use crate::service::StoredName;
 use crate::session::{Journal, JournalError, OnFailure, Recovered, Session};
-use crate::takeover::Entry;
+use crate::takeover::{Entry, Stored, owned};
 use crate::uffd::Userfaultfd;
 
 /// A session that a process served which is dead.
@@ -17,30 +16,61 @@ pub struct Orphaned {
     pub(super) recovered: Recovered<Arc<Userfaultfd>>,
     pub(super) roots: Roots,
     pub(super) entry: Entry,
+    /// What may still be in the store, and is of no use any more.
+    pub(super) useless: Vec<StoredName>,
 }
 
 impl Orphaned {
-    /// Finds out what there is to be done. What was read is applied, and whoever waits asks again.
+    /// Finds out what there is to be done. What was read is applied, and whoever waits asks again. If the session is one of an earlier run
+    /// its descriptors are those that were stored, and children whose are not among them are killed.
     ///
     /// # Errors
     /// What is wrong with the journal. Nobody can go on with the session then.
-    pub fn find(entry: Entry, journal: RawFd, on_failure: OnFailure) -> Result<Self, JournalError> {
-        // SAFETY: who owned it is dead, and left it to whoever takes over.
-        let journal = unsafe { OwnedFd::from_raw_fd(journal) };
-        let installer = |_, number| {
-            // SAFETY: as above.
-            let owned = unsafe { OwnedFd::from_raw_fd(number) };
-            Some(Arc::new(Userfaultfd::from(owned)))
+    pub fn find(
+        entry: Entry,
+        journal: RawFd,
+        on_failure: OnFailure,
+        stored: &Stored,
+    ) -> Result<Self, JournalError> {
+        let slot = entry.slot();
+        let stored = Some(stored).filter(|_| entry.is_stored());
+        let installer = |id, number| {
+            let number = match stored {
+                None => Some(number),
+                Some(stored) => stored.space(slot, id),
+            };
+            if let (None, Some(stored)) = (number, stored) {
+                stored.kill_lost(slot, id);
+            }
+            number.map(|number| Arc::new(Userfaultfd::from(owned(number))))
         };
-        let journal = Journal::open(journal)?;
-        let recovered = Session::recover(journal, on_failure, installer, Instant::now())?;
+        let pidfd = |id, number| match stored {
+            None => Some(owned(number)),
+            Some(stored) => stored.process(slot, id).map(owned),
+        };
+        let journal = Journal::open(owned(journal))?;
+        let mut recovered = Session::recover(journal, on_failure, installer, Instant::now())?;
         let exists = |id| recovered.session.space(id).is_some();
-        let roots = Roots::of_about(&recovered.about, &recovered.forks, exists);
+        let roots = Roots::of_about(&recovered.about, &recovered.forks, exists, pidfd);
         let roots = roots.map_err(|_| JournalError::Damaged)?;
+        let mut useless: Vec<StoredName> = match stored {
+            Some(stored) => stored.useless(slot, exists).collect(),
+            None => Vec::new(),
+        };
+        useless.extend(recovered.ended.iter().map(|id| StoredName::Space {
+            session: slot as u64,
+            space: id.0,
+        }));
+        if stored.is_some() {
+            // Their numbers are those of this run now.
+            recovered.session.remember(roots.about());
+            entry.is_renumbered();
+        }
         Ok(Self {
             recovered,
             roots,
             entry,
+            useless,
         })
     }
 

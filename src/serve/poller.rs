@@ -1,8 +1,10 @@
 //! Everything that can make the loop go on, in one place.
 
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -12,6 +14,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use nix::unistd::{Pid, getppid};
 
 use crate::readable::readable_within;
 use crate::session::SpaceId;
@@ -39,8 +42,9 @@ const ARRIVAL: u64 = 4;
 const FIRST_SPACE: u64 = 16;
 
 /// Signals that ask this program to end.
-pub const ENDING_SIGNALS: [Signal; 4] = [
+pub const ENDING_SIGNALS: [Signal; 5] = [
     Signal::SIGTERM,
+    Signal::SIGUSR1,
     Signal::SIGINT,
     Signal::SIGHUP,
     Signal::SIGQUIT,
@@ -233,10 +237,45 @@ impl Poller {
     }
 }
 
+/// How far apart the same signal may come by two ways.
+const ONE_SIGNAL: Duration = Duration::from_secs(1);
+
+/// The process that passes signals on, as long as it is the parent of this one; 0 if there is none.
+static OBEYED: AtomicI32 = AtomicI32::new(0);
+
+/// From now on the parent of this process passes on what is sent to it. A service manager tells both, and the same signal twice means
+/// another thing.
+pub fn obey_only(parent: Pid) {
+    OBEYED.store(parent.as_raw(), Ordering::Relaxed);
+}
+
+/// True for a signal that counts: one that is not passed on, and not the same as the last one by another way.
+fn counts(signal: Signal, from: u32) -> bool {
+    static LAST: Mutex<Option<(Signal, u32, Instant)>> = Mutex::new(None);
+    let obeyed = OBEYED.load(Ordering::Relaxed);
+    if obeyed == 0 || getppid().as_raw() != obeyed {
+        return true;
+    }
+    let now = Instant::now();
+    let this = Some((signal, from, now));
+    let last = mem::replace(
+        &mut *LAST.lock().unwrap_or_else(PoisonError::into_inner),
+        this,
+    );
+    let again = last.is_some_and(|(last, who, when)| {
+        last == signal && who != from && now.duration_since(when) < ONE_SIGNAL
+    });
+    // That one is the parent's to act on.
+    signal != Signal::SIGUSR1 && !again
+}
+
 /// The signals that have come.
 fn come(signals: &SignalFd) -> Vec<Signal> {
     std::iter::from_fn(|| signals.read_signal().ok().flatten())
-        .filter_map(|signal| Signal::try_from(signal.ssi_signo.cast_signed()).ok())
+        .filter_map(|come| {
+            let signal = Signal::try_from(come.ssi_signo.cast_signed()).ok()?;
+            counts(signal, come.ssi_pid).then_some(signal)
+        })
         .collect()
 }
 

@@ -1,6 +1,7 @@
 //! The processes that were handed over, and which address spaces are theirs and their descendants'.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -105,6 +106,12 @@ impl Roots {
         }
     }
 
+    /// The same, with the address space that each was handed over with.
+    pub(super) fn processes(&self) -> impl Iterator<Item = (SpaceId, &Arc<Target>)> + '_ {
+        let roots = self.roots.iter();
+        roots.filter_map(|(&id, root)| Some((id, root.target.as_ref()?)))
+    }
+
     /// The processes that are known.
     pub(super) fn targets(&self) -> impl Iterator<Item = &Arc<Target>> + '_ {
         self.roots.values().filter_map(|root| root.target.as_ref())
@@ -142,7 +149,7 @@ impl Roots {
     }
 
     /// The processes that another process served, and those that were forked since, as far as their address spaces exist. The
-    /// descriptors that named them are this process's now.
+    /// descriptors that name them are given by `pidfd`: by the address space of the process, or by the number at the time.
     ///
     /// # Errors
     /// If that is not what was written.
@@ -150,6 +157,7 @@ impl Roots {
         about: &[u8],
         forks: &[(SpaceId, SpaceId)],
         exists: impl Fn(SpaceId) -> bool,
+        mut pidfd: impl FnMut(SpaceId, RawFd) -> Option<OwnedFd>,
     ) -> Result<Self, postcard::Error> {
         let about: About = postcard::from_bytes(about)?;
         let mut roots = Self::default();
@@ -159,7 +167,10 @@ impl Roots {
             kept_by_peer,
         } in about.roots
         {
-            let target = target.map(|target| Arc::new(Target::of_about(target)));
+            let target = target.and_then(|target| {
+                let pidfd = pidfd(id, target.pidfd)?;
+                Some(Arc::new(Target::of_about(target, pidfd)))
+            });
             roots.roots.insert(
                 id,
                 Root {

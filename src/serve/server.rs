@@ -17,7 +17,7 @@ use super::supply::Supply;
 use super::{Handover, Observer, Options, Orders, Recording, Report, ServeError, Target, cannot};
 use crate::session::Journal;
 use crate::source::PageSource;
-use crate::takeover::Directory;
+use crate::takeover::{Directory, Store};
 
 /// Descriptors that serve a target, made before it is touched: once its memory is owed there is no way back, and
 /// nothing that can fail may be left to do.
@@ -36,6 +36,7 @@ pub struct Server {
     /// Where it is to stand that the session is kept, and in what.
     pub(super) keeping: Option<(Directory, Journal)>,
     pub(super) directory: Option<Directory>,
+    pub(super) store: Option<Store>,
 }
 
 impl Server {
@@ -62,6 +63,7 @@ impl Server {
             observer: None,
             keeping: None,
             directory: None,
+            store: None,
         })
     }
 
@@ -100,6 +102,13 @@ impl Server {
         Self { directory, ..self }
     }
 
+    /// The same, which the next run of this program can go on with when all of it is killed.
+    #[must_use]
+    pub fn stored(self, store: Option<&Store>) -> Self {
+        let store = store.cloned();
+        Self { store, ..self }
+    }
+
     /// Serves a target until nothing is owed to it or its descendants any more, or they have ended. `ready` is called when
     /// it is being served. There is no error that is not part of the report.
     pub fn serve(self, handover: Handover, ready: impl FnOnce()) -> Report {
@@ -109,6 +118,7 @@ impl Server {
                 engine.begin_replay();
                 engine.replay_before(started);
                 ready();
+                engine.leave_to_store();
                 engine.run();
             }
             Err(errno) => engine.end_at_once(&format!("cannot watch it: {errno}")),
@@ -122,11 +132,18 @@ impl Server {
             recovered,
             roots,
             entry,
+            useless,
         } = orphaned;
+        if let Some(store) = &engine.store {
+            for name in useless {
+                store.forget(name);
+            }
+        }
         engine.entry = Some(entry);
         drive(engine, |engine, _| match engine.go_on(recovered, roots) {
             Ok(()) if hopeless => engine.end_at_once("too many processes died of serving it"),
             Ok(()) => {
+                engine.leave_to_store();
                 engine.begin_replay();
                 engine.run();
             }

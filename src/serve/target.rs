@@ -86,10 +86,8 @@ impl Target {
         }
     }
 
-    /// The target of a process that is dead. Its descriptor is this process's now.
-    pub(super) fn of_about(about: TargetAbout) -> Self {
-        // SAFETY: who owned it is dead, and left it to whoever takes over.
-        let pidfd = unsafe { OwnedFd::from_raw_fd(about.pidfd) };
+    /// The target of a process that is dead. `pidfd` is what it had under [`TargetAbout::pidfd`].
+    pub(super) fn of_about(about: TargetAbout, pidfd: OwnedFd) -> Self {
         Self {
             pid: about.pid,
             name: about.name,
@@ -99,7 +97,7 @@ impl Target {
     }
 
     /// True when the process has ended: its number may come to mean another one.
-    pub(super) fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.ends_within(Duration::ZERO)
     }
 
@@ -203,7 +201,7 @@ impl Target {
 pub(super) struct TargetAbout {
     pid: i32,
     name: String,
-    pidfd: RawFd,
+    pub(super) pidfd: RawFd,
     namespace: Option<Namespace>,
 }
 

@@ -67,6 +67,7 @@ pub(super) const ALWAYS: &[c_long] = &[
     libc::SYS_getpriority,
     libc::SYS_gettid,
     libc::SYS_getpid,
+    libc::SYS_getppid,
     libc::SYS_getuid,
     libc::SYS_geteuid,
     libc::SYS_getrandom,
@@ -87,7 +88,8 @@ pub(super) const CONNECTIONS: &[c_long] = &[
     libc::SYS_recvmsg,
     libc::SYS_recvfrom,
     libc::SYS_shutdown,
-    // The journals of those who come.
+    // The journals of those who come, and whether the service manager has stored them.
+    libc::SYS_pipe2,
     libc::SYS_memfd_create,
     libc::SYS_ftruncate,
 ];

@@ -100,6 +100,13 @@ impl Pulse {
         }
     }
 
+    /// How it goes.
+    pub fn tell(&self, status: &str) {
+        if let Some(told) = &self.0 {
+            told.manager.say(&[Word::Status(status)]);
+        }
+    }
+
     /// It is about to end; what is left to do is not watched over.
     pub fn stopping(&self, status: &str) {
         if let Some(told) = &self.0 {

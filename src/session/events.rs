@@ -1,5 +1,6 @@
 //! Reading messages and applying them.
 
+use std::os::fd::RawFd;
 use std::time::Instant;
 
 use snapshot_format::PAGE_BYTES;
@@ -118,14 +119,7 @@ impl<I: Installer> Session<I> {
             }
             Message::Event(Event::Fork { descriptor }) => {
                 let installer = member.installer.of_child(descriptor);
-                let diverged = self.forked(id, installer, Member::diverged);
-                self.note(
-                    id,
-                    Op::Fork {
-                        descriptor,
-                        diverged,
-                    },
-                );
+                self.apply_fork(id, descriptor, installer);
             }
             Message::Unknown(event) => {
                 let what = format!("its userfaultfd sent an event of unknown type {event:#x}");
@@ -133,6 +127,16 @@ impl<I: Installer> Session<I> {
             }
         }
         true
+    }
+
+    /// A child was forked, as the kernel says, which opened this descriptor.
+    pub(super) fn apply_fork(&mut self, id: SpaceId, descriptor: RawFd, installer: I) {
+        let diverged = self.forked(id, installer, Member::diverged);
+        let fork = Op::Fork {
+            descriptor,
+            diverged,
+        };
+        self.note(id, fork);
     }
 
     /// A child was forked. `diverged` says from which step of what is known on nothing has happened in it; returned is what it said.

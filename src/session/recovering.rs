@@ -19,8 +19,11 @@ pub struct Recovered<I> {
     pub about: Vec<u8>,
     /// Parents and children of whom that does not know.
     pub forks: Vec<(SpaceId, SpaceId)>,
-    /// Those whose userfaultfd is lost: what they miss reads as zeros. They must not live.
+    /// Those whose userfaultfd is lost: what they miss reads as zeros. They must not live, and the session does not know them any
+    /// more after the next [`Session::remember`].
     pub lost: Vec<SpaceId>,
+    /// Those that had ended since the last checkpoint. That may have been all that was done about it.
+    pub ended: Vec<SpaceId>,
     /// Huge pages of which the kernel would not say clearly whether they are there. If they are, that is to be said by
     /// [`Session::is_there`].
     pub unsure: Vec<(SpaceId, AddrRange)>,
@@ -95,7 +98,8 @@ impl<I: Installer> Session<I> {
     }
 
     /// The session of which a journal tells. `installer` gives the installer of an address space, by its number or that of its
-    /// descriptor at the time; `None` if it is lost.
+    /// descriptor at the time; `None` if it is lost. It is asked for each of them once, those among them of which a message tells that was
+    /// read and not applied.
     ///
     /// # Errors
     /// [`JournalError`]. Nothing has been done then.
@@ -123,11 +127,10 @@ impl<I: Installer> Session<I> {
         }
         session.inbox = journal.inbox();
         session.journal = Some(journal);
-        session.finish_inbox(&records, now);
-        if !lost.is_empty() {
-            session.checkpoint();
-        }
+        session.finish_inbox(&records, &mut installer, &mut lost, now);
         session.wake_all();
+        let ended = records.iter().filter(|record| record.op == Op::Ended);
+        let ended = ended.map(|record| record.space).collect();
         let unsure = session.members.iter();
         let unsure = unsure.filter_map(|(&id, member)| Some((id, member.unsure?)));
         Ok(Recovered {
@@ -136,11 +139,18 @@ impl<I: Installer> Session<I> {
             forks: session.forks.clone(),
             session,
             lost,
+            ended,
         })
     }
 
     /// Applies what was read and not done. Faults are asked again.
-    fn finish_inbox(&mut self, records: &[Record], now: Instant) {
+    fn finish_inbox(
+        &mut self,
+        records: &[Record],
+        installer: &mut impl FnMut(SpaceId, RawFd) -> Option<I>,
+        lost: &mut Vec<SpaceId>,
+        now: Instant,
+    ) {
         let Some(journal) = &mut self.journal else {
             return;
         };
@@ -159,7 +169,16 @@ impl<I: Installer> Session<I> {
                 && !written_down
             {
                 journal.applying(Some(cell));
-                self.apply(space, &message, now);
+                match message {
+                    Message::Event(Event::Fork { descriptor }) => {
+                        let child = SpaceId(self.next_id);
+                        match installer(child, descriptor) {
+                            Some(installer) => self.apply_fork(space, descriptor, installer),
+                            None => lost.push(child),
+                        }
+                    }
+                    message => drop(self.apply(space, &message, now)),
+                }
             }
             inbox.done(cell);
         }

@@ -15,6 +15,8 @@ const SESSIONS: usize = 2048;
 const FREE: u64 = 0;
 const TAKEN: u64 = 1;
 const SERVING: u64 = 2;
+/// To be gone on with, by descriptors that have other numbers than the journal says.
+const STORED: u64 = 3;
 /// How often the loops of this worker have gone round.
 const AT_PULSE: usize = 0;
 /// Pages at which workers have died, and that are not to be tried again.
@@ -72,13 +74,25 @@ impl Directory {
         })
     }
 
+    /// A session of an earlier run of this program, whose journal came with this number. False if its place is taken, or there is none.
+    #[must_use]
+    pub fn restore(&self, slot: usize, journal: RawFd) -> bool {
+        if slot >= SESSIONS || self.0.load(at_session(slot, 0)) != FREE {
+            return false;
+        }
+        self.0
+            .store(at_session(slot, 1), u64::from(journal.cast_unsigned()));
+        self.0.store(at_session(slot, 0), STORED);
+        true
+    }
+
     /// The sessions that were being served, each with the number of its journal, for who takes over. To be called by one thread, once.
     #[must_use]
     pub fn sessions(&self) -> Vec<(Entry, RawFd)> {
         let mut found = Vec::new();
         for slot in 0..SESSIONS {
             match self.0.load(at_session(slot, 0)) {
-                SERVING => {
+                SERVING | STORED => {
                     let number = self.0.load(at_session(slot, 1));
                     let number = u32::try_from(number).unwrap_or(u32::MAX).cast_signed();
                     let directory = self.clone();
@@ -95,7 +109,7 @@ impl Directory {
     /// True when there is something to go on with.
     #[must_use]
     pub fn has_sessions(&self) -> bool {
-        (0..SESSIONS).any(|slot| self.0.load(at_session(slot, 0)) == SERVING)
+        (0..SESSIONS).any(|slot| matches!(self.0.load(at_session(slot, 0)), SERVING | STORED))
     }
 
     /// A loop has gone round.
@@ -142,6 +156,25 @@ impl Directory {
     }
 }
 
+impl Entry {
+    /// Its number, which it keeps as long as it exists, from one run of this program to the next.
+    #[must_use]
+    pub fn slot(&self) -> usize {
+        self.slot
+    }
+
+    /// True when the numbers of descriptors in its journal are those of an earlier run.
+    #[must_use]
+    pub fn is_stored(&self) -> bool {
+        self.directory.0.load(at_session(self.slot, 0)) == STORED
+    }
+
+    /// From now on they are those of this one.
+    pub fn is_renumbered(&self) {
+        self.directory.0.store(at_session(self.slot, 0), SERVING);
+    }
+}
+
 impl Drop for Entry {
     fn drop(&mut self) {
         self.directory.0.store(at_session(self.slot, 0), FREE);
@@ -173,6 +206,19 @@ mod tests {
         assert_eq!(found[0].1, journals[1].as_fd().as_raw_fd());
         drop(found);
         assert!(!directory.has_sessions());
+    }
+
+    #[test]
+    fn those_of_an_earlier_run_keep_their_places() {
+        let directory = Directory::new().expect("memory");
+        assert!(directory.restore(7, 42) && !directory.restore(7, 43));
+        assert!(!directory.restore(SESSIONS, 1));
+        let found = directory.sessions();
+        let (entry, journal) = &found[0];
+        assert_eq!((entry.slot(), *journal, found.len()), (7, 42, 1));
+        assert!(entry.is_stored());
+        entry.is_renumbered();
+        assert!(!entry.is_stored() && directory.has_sessions());
     }
 
     #[test]

@@ -15,15 +15,19 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::descriptors::open_descriptors;
-use super::{Directory, Life, Sharing, share_descriptors};
+use super::leaving::{LEFT, hold};
+use super::{Directory, Life, Sharing, Store, Stored, share_descriptors};
 use crate::failure::Failure;
-use crate::serve::{Guard, ServeError};
+use crate::serve::{Guard, ServeError, obey_only};
+use crate::service::Pulse;
 use crate::terminal::{mention, say};
 
 /// Deaths at the same page before it is taken for the cause.
 const PATIENCE: u32 = 3;
 /// Deaths, not by SIGKILL, before nothing is tried any more.
 const MANY_DEATHS: u32 = 20;
+/// How long a hand-over may take that has begun, before it is not waited for.
+const HAND_OVER: Duration = Duration::from_secs(1);
 /// They are forgotten when nobody has died for so long.
 const FORGIVEN: Duration = Duration::from_secs(60);
 
@@ -37,27 +41,68 @@ pub struct Kept {
     pub directory: Directory,
     /// What acts when both are dead.
     pub guard: Arc<Guard>,
+    /// What keeps everything when all are dead, if anything does.
+    pub store: Option<Store>,
+    stored: Stored,
+    pulse: Pulse,
+    /// This process.
+    keeper: Pid,
     /// How likely workers are to be chosen when there is no memory, as this program would have been.
     oom: String,
 }
 
 impl Kept {
-    /// To be made while there is one thread, and before anything is opened that a worker might close.
+    /// To be made while there is one thread, and before anything is opened that a worker might close. `stored` is what an earlier run has
+    /// left.
     ///
     /// # Errors
     /// [`ServeError`].
-    pub fn start() -> Result<Self, ServeError> {
+    pub fn start(pulse: &Pulse, stored: Stored) -> Result<Self, ServeError> {
         let kernel = |doing| move |errno| ServeError::Kernel { doing, errno };
         let oom = fs::read_to_string(OOM).unwrap_or_default();
         // The keeper, and the guard that it starts, are the last to be chosen. Permitted or not, it goes on.
         let _ = fs::write(OOM, "-1000");
-        let guard =
-            Guard::start().map_err(kernel("start the process that watches over this one"))?;
+        let guard = if Store::is_there(pulse) || !stored.is_empty() {
+            Guard::start_beside_store()
+        } else {
+            Guard::start()
+        };
+        let guard = guard.map_err(kernel("start the process that watches over this one"))?;
+        let guard = Arc::new(guard);
         Ok(Self {
             oom,
+            keeper: nix::unistd::getpid(),
             directory: Directory::new().map_err(kernel("keep a list of what is served"))?,
-            guard: Arc::new(guard),
+            store: Store::from_environment(pulse, &guard),
+            guard,
+            stored,
+            pulse: pulse.clone(),
         })
+    }
+
+    /// Does what this program is for: `work`, with the sessions of an earlier run, if there are any. As long as nobody can go on with
+    /// those, whatever the reason, this does not return.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn run(
+        &self,
+        work: impl FnOnce() -> Result<ExitCode, Failure>,
+    ) -> Result<ExitCode, Failure> {
+        let store = self.store.as_ref();
+        if let Err(error) = self.stored.restore(&self.directory, &self.guard, store) {
+            return Ok(self.hold(&format!("their journal: {error}")));
+        }
+        match work() {
+            Err(failure) if self.directory.has_sessions() && store.is_some() => {
+                Ok(self.hold(&failure.to_string()))
+            }
+            other => other,
+        }
+    }
+
+    fn hold(&self, why: &str) -> ExitCode {
+        hold(&self.guard, &self.pulse, why)
     }
 }
 
@@ -83,11 +128,17 @@ pub fn keep(
 ) -> Result<ExitCode, Failure> {
     let kernel = |doing| move |errno| ServeError::Kernel { doing, errno };
     let signals = signals().map_err(kernel("wait for signals"))?;
+    let mut open = open_descriptors();
+    for number in kept.stored.numbers() {
+        open.remove(&number);
+    }
     let mut life = Life {
         before: 0,
+        resumed: kept.directory.has_sessions(),
+        stored: kept.stored.clone(),
         hopeless: false,
         since: Instant::now(),
-        kept: open_descriptors(),
+        kept: open,
         found: BTreeSet::new(),
         directory: kept.directory.clone(),
     };
@@ -101,9 +152,13 @@ pub fn keep(
             }
             Sharing::Parent(worker) => worker,
         };
-        match wait_for(worker, &signals, &kept.guard, &mut told)
+        match wait_for(worker, &signals, kept, &mut told)
             .map_err(kernel("wait for the process that serves"))?
         {
+            End::Left => return Ok(ExitCode::from(LEFT)),
+            End::Exit(_) if kept.store.is_some() && kept.directory.has_sessions() => {
+                return Ok(kept.hold("the process that serves has ended, and said why"));
+            }
             End::Exit(code) => return Ok(ExitCode::from(code)),
             End::Killed(signal) => {
                 let said = format!("the process that serves was killed by {}", signal.as_str());
@@ -131,6 +186,14 @@ pub fn keep(
 fn begin_life(kept: &Kept, life: &mut Life) {
     // What is sent to the keeper's group, by a terminal above all, the keeper passes on.
     let _ = nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0));
+    obey_only(kept.keeper);
+    if kept.store.is_some() {
+        // The next run goes on. This one would finish, and nobody would know.
+        let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
+        if nix::unistd::getppid() != kept.keeper {
+            let _ = kill(nix::unistd::getpid(), Signal::SIGKILL);
+        }
+    }
     let _ = SigSet::from(Signal::SIGCHLD).thread_unblock();
     let _ = nix::sys::prctl::set_name(c"uffd-worker");
     let _ = fs::write(OOM, &kept.oom);
@@ -157,13 +220,15 @@ fn end_life(outcome: Result<bool, Failure>) -> ! {
 enum End {
     Exit(u8),
     Killed(Signal),
+    /// It was ended, and what it served is left to the next run.
+    Left,
 }
 
 /// Waits for its end, and passes on the signals that come.
 fn wait_for(
     worker: Pid,
     signals: &SignalFd,
-    guard: &Guard,
+    kept: &Kept,
     told: &mut Vec<Signal>,
 ) -> Result<End, Errno> {
     // What was told to those before it.
@@ -175,7 +240,7 @@ fn wait_for(
         if let Some(end) = end_of(worker)? {
             return Ok(end);
         }
-        guard.restart_if_dead();
+        kept.guard.restart_if_dead();
         let mut waited = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         match poll(&mut waited, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
@@ -184,13 +249,40 @@ fn wait_for(
         while let Ok(Some(signal)) = signals.read_signal() {
             match Signal::try_from(signal.ssi_signo.cast_signed()) {
                 Ok(Signal::SIGCHLD) | Err(_) => {}
+                Ok(Signal::SIGUSR1) if can_leave(kept) => {
+                    let _ = kill(worker, Signal::SIGKILL);
+                    while matches!(waitpid(worker, None), Err(Errno::EINTR)) {}
+                    return Ok(End::Left);
+                }
                 Ok(signal) => {
+                    let signal = match signal {
+                        Signal::SIGUSR1 => Signal::SIGTERM,
+                        signal => signal,
+                    };
                     let _ = kill(worker, signal);
                     told.push(signal);
                 }
             }
         }
     }
+}
+
+/// True when all that is served is in the store. Who is just handing over is waited for.
+fn can_leave(kept: &Kept) -> bool {
+    let until = Instant::now() + HAND_OVER;
+    while kept.store.is_some() {
+        if kept.guard.all_are_kept() {
+            return true;
+        }
+        if Instant::now() > until {
+            mention(
+                "uffd-restore: not all that is served is in the descriptor store: it is finished before this service ends",
+            );
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    false
 }
 
 /// How it ended, if it has.
@@ -210,7 +302,7 @@ fn end_of(worker: Pid) -> Result<Option<End>, Errno> {
 }
 
 /// The signals that are held, and that of a child's end.
-fn signals() -> Result<SignalFd, Errno> {
+pub(super) fn signals() -> Result<SignalFd, Errno> {
     let mut held = SigSet::thread_get_mask()?;
     held.add(Signal::SIGCHLD);
     held.thread_block()?;

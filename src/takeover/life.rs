@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::os::fd::RawFd;
 use std::time::Instant;
 
-use super::Directory;
 use super::descriptors::{close_strays, open_descriptors};
+use super::{Directory, Stored};
 use crate::uffd::Userfaultfd;
 
 /// A worker's place among those that serve the same sessions, one after the other.
@@ -23,13 +23,23 @@ pub struct Life {
     pub(super) found: BTreeSet<RawFd>,
     /// The sessions.
     pub(super) directory: Directory,
+    /// What an earlier run has left.
+    pub(super) stored: Stored,
+    /// That was what there is to go on with when the first worker began.
+    pub(super) resumed: bool,
 }
 
 impl Life {
-    /// True for the first worker, which gets hold of targets.
+    /// True for the first worker of this run.
     #[must_use]
     pub fn is_first(&self) -> bool {
         self.before == 0
+    }
+
+    /// True when there may be sessions of others to go on with: of a worker that was killed, or of an earlier run.
+    #[must_use]
+    pub fn takes_over(&self) -> bool {
+        self.before > 0 || self.resumed
     }
 
     /// Workers that have died.

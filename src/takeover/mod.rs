@@ -13,16 +13,26 @@
 //! | `descriptors.rs` | what is open in the table, and closing what a dead worker left        |
 //! | `orphans.rs`    | [`orphaned`]: what a dead worker has left                              |
 //! | `sharing.rs`    | a process that shares the table                                        |
+//! | `store.rs`      | [`Store`]: where descriptors are when keeper, worker and guard are dead |
+//! | `stored.rs`     | [`Stored`]: what was in it when this run began                        |
+//! | `leaving.rs`    | leaving everything to the next run                                     |
 
 mod descriptors;
 mod directory;
 mod keeper;
+mod leaving;
 mod life;
 mod orphans;
 mod sharing;
+mod store;
+mod stored;
 
 pub use self::directory::{Directory, Entry};
 pub use self::keeper::{Alone, Kept, keep};
 pub use self::life::Life;
 pub use self::orphans::orphaned;
 pub use self::sharing::{Sharing, share_descriptors};
+pub(crate) use self::store::Deposit;
+pub use self::store::Store;
+pub use self::stored::Stored;
+pub(crate) use self::stored::owned;

@@ -25,8 +25,14 @@ pub fn orphaned(
 ) -> Result<Vec<Orphaned>, Failure> {
     let mut found = Vec::new();
     for (entry, journal) in life.directory().sessions() {
-        let orphaned = Orphaned::find(entry, journal, on_failure);
-        found.push(orphaned.map_err(|error| lost(&error.to_string()))?);
+        match Orphaned::find(entry, journal, on_failure, &life.stored) {
+            Ok(orphaned) => found.push(orphaned),
+            Err(error) => {
+                // What it is of stays open: the guard's to kill, or the store's to keep.
+                std::mem::forget(found);
+                return Err(lost(&error.to_string()));
+            }
+        }
     }
     let mut taken_over: BTreeSet<RawFd> = found.iter().flat_map(Orphaned::descriptors).collect();
     let known: Vec<i32> = found.iter().flat_map(Orphaned::pids).collect();

@@ -1,6 +1,12 @@
 //! A process whose memory is captured, spoilt, and restored.
 
 use std::process::Command;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, fork};
 
 use crate::machine::Machine;
 use crate::support::area::Area;
@@ -21,13 +27,48 @@ pub(crate) fn hold(words: &[&str]) {
     };
     fill(1);
     say(&format!("{} {:#x}", std::process::id(), area.address()));
+    let mut own = vec![None; pages];
+    let mut forking: Option<JoinHandle<Kids>> = None;
     while let Some(line) = hear() {
-        match line.as_str() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let number = |index: usize| words[index].parse::<usize>().expect("a number");
+        match words[0] {
             "spoil" => fill(1 << 32),
+            "own" => {
+                area.write(number(1), number(2) as u64);
+                own[number(1)] = Some(number(2) as u64);
+            }
+            "fork" => {
+                let count = number(1);
+                forking = Some(std::thread::spawn(move || fork_many(area, count)));
+            }
+            "reap" => {
+                let Kids {
+                    right,
+                    wrong,
+                    killed,
+                } = forking.take().expect("begun").join().expect("no panic");
+                say(&format!("{right} {wrong} {killed}"));
+                continue;
+            }
             "check" => {
-                let wrong = (0..pages).find(|&page| area.read(page) != page as u64 + 1);
+                let some = match words[1..] {
+                    [first, count] => {
+                        let [first, count] =
+                            [first, count].map(|it| it.parse::<usize>().expect("a number"));
+                        first..first + count
+                    }
+                    _ => 0..pages,
+                };
+                let slowly = words.contains(&"slowly");
+                let wrong = some.into_iter().find(|&page| {
+                    if slowly {
+                        std::thread::sleep(Duration::from_millis(4));
+                    }
+                    area.read(page) != own[page].unwrap_or(page as u64 + 1)
+                });
                 match wrong {
-                    Some(page) => say(&format!("page {page} is wrong")),
+                    Some(page) => say(&format!("page {page} is wrong: {:#x}", area.read(page))),
                     None => say("right"),
                 }
                 continue;
@@ -37,6 +78,51 @@ pub(crate) fn hold(words: &[&str]) {
         say("done");
     }
     end();
+}
+
+/// What became of children.
+#[derive(Debug, Default)]
+pub(crate) struct Kids {
+    pub(crate) right: usize,
+    pub(crate) wrong: usize,
+    pub(crate) killed: usize,
+}
+
+/// Forks so many children, some at a time, each of which looks at every page in its own time.
+#[expect(unsafe_code, reason = "fork(2) and _exit(2)")]
+fn fork_many(area: Area, count: usize) -> Kids {
+    let mut kids = Kids::default();
+    let mut alive = 0;
+    let reap = |kids: &mut Kids| match waitpid(None, None).expect("a child") {
+        WaitStatus::Exited(_, 0) => kids.right += 1,
+        WaitStatus::Signaled(_, Signal::SIGKILL, _) => kids.killed += 1,
+        _ => kids.wrong += 1,
+    };
+    for number in 0..count {
+        // SAFETY: the child reads memory, sleeps and ends: it takes no lock.
+        match unsafe { fork() }.expect("fork") {
+            ForkResult::Parent { .. } => alive += 1,
+            ForkResult::Child => {
+                nix::unistd::alarm::set(60);
+                let step = 1 + number % 7;
+                let wrong = (0..area.pages).step_by(step).any(|page| {
+                    std::thread::sleep(Duration::from_micros(300));
+                    area.read(page) != page as u64 + 1
+                });
+                // SAFETY: ends this process.
+                unsafe { libc::_exit(i32::from(wrong)) }
+            }
+        }
+        if alive >= 20 {
+            reap(&mut kids);
+            alive -= 1;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    for _ in 0..alive {
+        reap(&mut kids);
+    }
+    kids
 }
 
 /// The process, in a machine.
@@ -70,6 +156,32 @@ impl Holder {
         target.tell("spoil");
         assert_eq!(target.hear(), "done");
         Self { target }
+    }
+
+    /// Some of its memory is as it was.
+    #[track_caller]
+    pub(crate) fn check_some(&mut self, first: usize, count: usize) {
+        self.target.tell(&format!("check {first} {count}"));
+        assert_eq!(self.target.hear(), "right");
+    }
+
+    /// It writes something of its own.
+    pub(crate) fn own(&mut self, page: usize, value: u64) {
+        self.target.tell(&format!("own {page} {value}"));
+        assert_eq!(self.target.hear(), "done");
+    }
+
+    /// What became of those that it forked.
+    pub(crate) fn reap(&mut self) -> Kids {
+        self.target.tell("reap");
+        let numbers = self.target.hear_numbers();
+        let [right, wrong, killed] =
+            [0, 1, 2].map(|index| usize::try_from(numbers[index]).expect("a number"));
+        Kids {
+            right,
+            wrong,
+            killed,
+        }
     }
 
     /// All of its memory is as it was.

@@ -7,10 +7,10 @@ use crate::machine::Machine;
 use crate::peer::{self, Peer};
 use crate::support::confined::{CAP_KILL, CAP_SYS_PTRACE, assert_confined};
 
-const SOCKET: &str = "uffd-restore-listen@vm.socket";
-const SERVICE: &str = "uffd-restore-listen@vm.service";
+pub(crate) const SOCKET: &str = "uffd-restore-listen@vm.socket";
+pub(crate) const SERVICE: &str = "uffd-restore-listen@vm.service";
 
-fn configured(pages: usize) -> Machine {
+pub(crate) fn configured(pages: usize) -> Machine {
     let machine = Machine::boot();
     let memory = peer::memory_file(pages);
     fs::write(machine.inside("/usr/local/share/vm.mem"), memory).expect("written");
@@ -18,11 +18,11 @@ fn configured(pages: usize) -> Machine {
     machine
 }
 
-fn vmm(machine: &Machine, pages: usize) -> Peer {
+pub(crate) fn vmm(machine: &Machine, pages: usize) -> Peer {
     Peer::start_by(machine.run_this(), &pages.to_string(), "")
 }
 
-fn socket() -> &'static Path {
+pub(crate) fn socket() -> &'static Path {
     Path::new("/run/uffd-restore/vm.sock")
 }
 

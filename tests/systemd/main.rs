@@ -7,6 +7,7 @@
 //! | `process.rs` | `uffd-restore@.service`                                                    |
 //! | `listen.rs`  | `uffd-restore-listen@.socket`, `uffd-restore-listen@.service`              |
 //! | `store.rs`   | its descriptor store                                                       |
+//! | `restarted.rs` | the whole service killed, and restarted with another build                |
 //! | `watchdog.rs` | a daemon that does not go on                                              |
 //! | `exposure.rs` | what systemd says of the units                                            |
 //! | `installed.rs` | `scripts/install`                                                        |
@@ -24,6 +25,7 @@ mod installed;
 mod listen;
 mod machine;
 mod process;
+mod restarted;
 mod store;
 mod watchdog;
 

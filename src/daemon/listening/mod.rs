@@ -29,7 +29,7 @@ use self::session::Common;
 use self::socket::Entrance;
 use super::attaching::{options, wanted};
 use super::confining::{confine, powerless_workers};
-use super::inherited::Inherited;
+use super::inherited::{Inherited, stored};
 use super::limits::{raise_descriptors, share_memory};
 use super::readiness::{Pidfile, ReadyDescriptor};
 use super::working_sets::WorkingSets;
@@ -58,22 +58,42 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
         .map(|number| socket::peer(&mut inherited, number))
         .transpose()?;
     let listen = args.what.listen.as_ref();
-    let mut entrance = listen
+    let entrance = listen
         .map(|listen| Entrance::inherit(&mut inherited, listen))
         .transpose()?
         .flatten();
+    let stored = stored(&mut inherited)?;
     let pulse = Pulse::from_environment();
     // Before there is any other thread.
     serve::hold_signals()
         .map_err(|errno| Failure::Usage(format!("cannot hold signals: {errno}")))?;
     raise_descriptors();
-    let kept = Kept::start()?;
+    let kept = Kept::start(&pulse, stored)?;
+    let given = Given {
+        first: First { ready, peer },
+        entrance,
+    };
+    kept.run(|| keep(args, given, pulse, &kept))
+}
+
+/// What this program was given by who started it.
+struct Given {
+    first: First,
+    entrance: Option<Entrance>,
+}
+
+/// The keeper's life.
+fn keep(args: &Cli, given: Given, pulse: Pulse, kept: &Kept) -> Result<ExitCode, Failure> {
+    let Given {
+        first,
+        mut entrance,
+    } = given;
     share_memory();
     let path = args.snapshot.clone().unwrap_or_default();
     let cache = Arc::new(FrameCache::new(args.peers.cache_size.as_u64()));
     let opened = source::open(&path, Some(Arc::clone(&cache)))?;
     let pidfile = args.pidfile.as_deref().map(Pidfile::write).transpose()?;
-    if let Some(Listen::Path(path)) = listen {
+    if let Some(Listen::Path(path)) = &args.what.listen {
         entrance = Some(Entrance::make(path, &args.peers)?);
     }
     let work = Work {
@@ -83,11 +103,11 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
         opened,
         entrance,
         pulse,
-        kept: &kept,
+        kept,
     };
     // The first worker closes them, for the keeper as well.
-    let first = ManuallyDrop::new(Cell::new(Some(First { ready, peer })));
-    let status = takeover::keep(&kept, Alone::GoesOn, |life| {
+    let first = ManuallyDrop::new(Cell::new(Some(first)));
+    let status = takeover::keep(kept, Alone::GoesOn, |life| {
         work.run(life, first.take().filter(|_| life.is_first()))
     });
     drop(pidfile);
@@ -115,7 +135,6 @@ impl Work<'_> {
     /// What each of them does.
     fn run(&self, life: &Life, first: Option<First>) -> Result<bool, Failure> {
         let args = self.args;
-        let orphaned = self.take_over(life)?;
         let confinement = Confinement::prepare(&plan(args))?;
         let log = born_with(&[], || Log::start(args.json, args.quiet));
         let log = log.and_then(|log| log).map_err(ServeError::Thread)?;
@@ -135,6 +154,8 @@ impl Work<'_> {
             once: args.peers.once || args.what.peer_fd.is_some(),
         };
         let mut hall = Hall::new(common, signals, limits)?;
+        // Last: what fails before can be tried again.
+        let orphaned = self.take_over(life)?;
         confine(confinement);
         for orphaned in orphaned {
             hall.take_over(orphaned, life.is_hopeless());
@@ -162,7 +183,7 @@ impl Work<'_> {
 
     /// The sessions of the worker before.
     fn take_over(&self, life: &Life) -> Result<Vec<Orphaned>, Failure> {
-        if life.is_first() {
+        if !life.takes_over() {
             return Ok(Vec::new());
         }
         takeover::orphaned(life, &self.kept.guard, self.args.on_failure.into())
@@ -185,6 +206,7 @@ impl Work<'_> {
             source,
             guard: Arc::clone(&self.kept.guard),
             directory: self.kept.directory.clone(),
+            store: self.kept.store.clone(),
             places: Places::new(usize::from(args.peers.max_sessions)),
             sets,
             options,

@@ -21,7 +21,7 @@ use crate::serve::{
 use crate::service::Pulse;
 use crate::source::PageSource;
 use crate::space::AddressSpace;
-use crate::takeover::Directory;
+use crate::takeover::{Directory, Store};
 use crate::uffd::{Features, Stop, Userfaultfd};
 
 /// How long the memory of a process that was killed may take to be given back.
@@ -37,6 +37,7 @@ pub(super) struct Common {
     pub(super) workers: Workers,
     pub(super) guard: Arc<Guard>,
     pub(super) directory: Directory,
+    pub(super) store: Option<Store>,
     pub(super) places: Places,
     pub(super) sets: Arc<WorkingSets>,
     pub(super) options: Options,
@@ -100,7 +101,8 @@ pub(super) fn run(
     let server = server
         .replaying(set)
         .recording(recording)
-        .observed(common.pulse.observer());
+        .observed(common.pulse.observer())
+        .stored(common.store.as_ref());
     let report = server.serve(handover, || common.log.serving(&who, owed, regions));
     drop((watched, place));
     common.log.done(&who, &report);
@@ -138,7 +140,8 @@ pub(super) fn go_on(
     let server = server
         .replaying(set)
         .observed(common.pulse.observer())
-        .kept_again(&common.directory);
+        .kept_again(&common.directory)
+        .stored(common.store.as_ref());
     let report = server.go_on(orphaned, target, hopeless);
     drop(place);
     common.log.done(&who, &report);

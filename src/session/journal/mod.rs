@@ -265,6 +265,15 @@ impl Journal {
         (self.half, self.records, self.state) = (Some(half), 0, bytes.len());
     }
 
+    /// Whether somebody can go on by it.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn check(&self) -> Result<(), JournalError> {
+        self.read_state()?;
+        self.read_records().map(drop)
+    }
+
     /// What the checkpoint says.
     pub(in crate::session) fn read_state(&self) -> Result<OwnedState, JournalError> {
         let half = self.half.ok_or(JournalError::NoState)?;

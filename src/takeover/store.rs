@@ -1,0 +1,210 @@
+//! The service manager's store: what is in it the next run of this program goes on with, whatever becomes of this one.
+//!
+//! A session is in it when its journal is, for that comes last. What it has under a name is the same as long as the session lives: it may be
+//! given twice, and whoever takes over from a worker that was killed gives all of it again.
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::serve::Guard;
+use crate::service::{Manager, Pulse, StoredName};
+use crate::session::SpaceId;
+use crate::terminal::mention;
+
+/// How long a service manager may take to say that it has everything.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A store that is in use.
+#[derive(Debug, Clone)]
+pub struct Store(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    pulse: Pulse,
+    guard: Arc<Guard>,
+    /// What it has room for, and what this process has given to it.
+    room: u64,
+    taken: AtomicU64,
+    complained: AtomicBool,
+}
+
+/// What is in the store of one session, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Deposit {
+    store: Store,
+    session: u64,
+    names: BTreeSet<StoredName>,
+    /// Not all of it could be given away.
+    incomplete: bool,
+    /// Processes that are left to it.
+    pids: Vec<i32>,
+}
+
+impl Store {
+    /// True when there is one.
+    #[must_use]
+    pub fn is_there(pulse: &Pulse) -> bool {
+        room(pulse).is_some()
+    }
+
+    /// The one that `FDSTORE` tells of: descriptors that it has room for. systemd sets it from version 254 on, and before that the units
+    /// do. `None` if there is none.
+    #[must_use]
+    pub fn from_environment(pulse: &Pulse, guard: &Arc<Guard>) -> Option<Self> {
+        Some(Self(Arc::new(Inner {
+            room: room(pulse)?,
+            pulse: pulse.clone(),
+            guard: Arc::clone(guard),
+            taken: AtomicU64::new(0),
+            complained: AtomicBool::new(false),
+        })))
+    }
+
+    /// For a session of this number.
+    pub(crate) fn open(&self, session: usize) -> Deposit {
+        Deposit {
+            store: self.clone(),
+            session: session as u64,
+            names: BTreeSet::new(),
+            incomplete: false,
+            pids: Vec::new(),
+        }
+    }
+
+    /// What is under a name is closed.
+    pub(crate) fn forget(&self, name: StoredName) {
+        let forgotten = self.manager().map(|manager| manager.forget(name));
+        if let Some(Err(errno)) = forgotten {
+            // As long as it is open somewhere its memory stays registered, and nobody answers.
+            self.complain(&format!(
+                "the service manager cannot be told to close {name}: {errno}: whoever discards memory may wait until this service is \
+                 stopped"
+            ));
+        }
+    }
+
+    fn manager(&self) -> Option<&Manager> {
+        self.0.pulse.manager()
+    }
+
+    fn put(&self, name: StoredName, descriptor: BorrowedFd<'_>) -> bool {
+        let Some(manager) = self.manager() else {
+            return false;
+        };
+        if self.0.taken.fetch_add(1, Ordering::Relaxed) >= self.0.room {
+            self.complain("the descriptor store is full (FileDescriptorStoreMax=, and FDSTORE= beside it): what is not in it ends with this service");
+            return false;
+        }
+        match manager.store(name, descriptor) {
+            Ok(()) => true,
+            Err(errno) => {
+                self.complain(&format!(
+                    "the service manager does not keep {name}: {errno}: what it does not keep ends with this service"
+                ));
+                false
+            }
+        }
+    }
+
+    /// Once.
+    fn complain(&self, what: &str) {
+        if !self.0.complained.swap(true, Ordering::Relaxed) {
+            mention(&format!("uffd-restore: {what}"));
+        }
+    }
+}
+
+/// How much it has room for.
+fn room(pulse: &Pulse) -> Option<u64> {
+    pulse.manager()?;
+    let room = std::env::var("FDSTORE").ok()?.parse().ok()?;
+    Some(room).filter(|&room| room > 0)
+}
+
+impl Deposit {
+    /// A process that was handed over, by the address space that it came with.
+    pub(crate) fn process(&mut self, id: SpaceId, pidfd: impl AsFd) {
+        let name = StoredName::Process {
+            session: self.session,
+            number: id.0,
+        };
+        self.put(name, pidfd.as_fd());
+    }
+
+    /// An address space.
+    pub(crate) fn space(&mut self, id: SpaceId, userfaultfd: impl AsFd) {
+        self.put(self.name_of(id), userfaultfd.as_fd());
+    }
+
+    /// The journal. All else that it tells of has been given before.
+    pub(crate) fn journal(&mut self, journal: impl AsFd) {
+        let session = self.session;
+        if !self.incomplete {
+            self.put(StoredName::Journal { session }, journal.as_fd());
+        }
+    }
+
+    /// An address space has ended. To be called when that is in the journal, and before it is closed here.
+    pub(crate) fn gone(&mut self, id: SpaceId) {
+        let name = self.name_of(id);
+        self.names.remove(&name);
+        self.store.forget(name);
+        self.store.0.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Waits until the manager has taken everything.
+    pub(crate) fn settle(&mut self) {
+        let manager = self.store.manager();
+        if !manager.is_some_and(|manager| manager.barrier(PATIENCE)) {
+            self.incomplete = true;
+            self.store
+                .complain("the service manager does not say that it keeps what it was given");
+        }
+    }
+
+    /// Processes that may be left to the next run of this program.
+    pub(crate) fn keeps(&mut self, pids: Vec<i32>) {
+        if !self.incomplete {
+            for &pid in &pids {
+                self.store.0.guard.is_kept(pid, true);
+            }
+            self.pids = pids;
+        }
+    }
+
+    fn put(&mut self, name: StoredName, descriptor: BorrowedFd<'_>) {
+        if !self.names.insert(name) {
+            return;
+        }
+        if !self.store.put(name, descriptor) {
+            self.incomplete = true;
+            for pid in self.pids.drain(..) {
+                self.store.0.guard.is_kept(pid, false);
+            }
+        }
+    }
+
+    fn name_of(&self, id: SpaceId) -> StoredName {
+        StoredName::Space {
+            session: self.session,
+            space: id.0,
+        }
+    }
+}
+
+impl Drop for Deposit {
+    /// The session is over. Its number may be used again after this.
+    fn drop(&mut self) {
+        let session = self.session;
+        // Without it the rest is of no use.
+        self.store.forget(StoredName::Journal { session });
+        for &name in &self.names {
+            self.store.forget(name);
+        }
+        let count = self.names.len() as u64;
+        self.store.0.taken.fetch_sub(count, Ordering::Relaxed);
+    }
+}
