@@ -40,7 +40,12 @@ pub(crate) fn hold(words: &[&str]) {
             }
             "fork" => {
                 let count = number(1);
-                forking = Some(std::thread::spawn(move || fork_many(area, count)));
+                let late = if words.contains(&"late") {
+                    LATE
+                } else {
+                    Duration::ZERO
+                };
+                forking = Some(std::thread::spawn(move || fork_many(area, count, late)));
             }
             "reap" => {
                 let Kids {
@@ -88,9 +93,12 @@ pub(crate) struct Kids {
     pub(crate) killed: usize,
 }
 
+/// How long children wait that are to be killed before they look.
+const LATE: Duration = Duration::from_secs(5);
+
 /// Forks so many children, some at a time, each of which looks at every page in its own time.
 #[expect(unsafe_code, reason = "fork(2) and _exit(2)")]
-fn fork_many(area: Area, count: usize) -> Kids {
+fn fork_many(area: Area, count: usize, late: Duration) -> Kids {
     let mut kids = Kids::default();
     let mut alive = 0;
     let reap = |kids: &mut Kids| match waitpid(None, None).expect("a child") {
@@ -105,6 +113,7 @@ fn fork_many(area: Area, count: usize) -> Kids {
             ForkResult::Child => {
                 nix::unistd::alarm::set(60);
                 let step = 1 + number % 7;
+                std::thread::sleep(late);
                 let wrong = (0..area.pages).step_by(step).any(|page| {
                     std::thread::sleep(Duration::from_micros(300));
                     area.read(page) != page as u64 + 1

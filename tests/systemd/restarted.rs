@@ -120,6 +120,67 @@ fn the_whole_service_is_killed_while_the_target_forks() {
     assert_over(&machine);
 }
 
+/// The store has no room for children, and nobody noticed: as if all of them had been forked in the last moment.
+#[test]
+fn children_that_are_not_in_the_store_are_killed() {
+    let machine = Machine::boot();
+    machine.drop_in(
+        "uffd-restore@.service",
+        "store",
+        "[Service]\nFileDescriptorStoreMax=3\n",
+    );
+    let mut holder = Holder::captured(&machine, "web", PAGES);
+    machine.must(&["start", UNIT]);
+    holder.target.tell("fork 5 late");
+    assert_eq!(holder.target.hear(), "done");
+    std::thread::sleep(Duration::from_millis(500));
+    let before = machine.show(UNIT, "MainPID");
+    machine.must(&["kill", "--signal=KILL", UNIT]);
+    wait_for_another(&machine, UNIT, &before);
+    let kids = holder.reap();
+    assert_eq!(
+        (kids.right, kids.wrong, kids.killed),
+        (0, 0, 5),
+        "{}",
+        machine.logs()
+    );
+    holder.check();
+    assert_over(&machine);
+    assert!(
+        machine.logs().contains("its missing memory is lost"),
+        "{}",
+        machine.logs()
+    );
+}
+
+/// There is no room, and that is known: nothing is left to anybody, and what is owed is installed before the service ends.
+#[test]
+fn what_does_not_fit_into_the_store_is_finished() {
+    let machine = Machine::boot();
+    machine.drop_in(
+        "uffd-restore@.service",
+        "store",
+        "[Service]\nFileDescriptorStoreMax=2\nEnvironment=FDSTORE=2\n",
+    );
+    let mut holder = Holder::captured(&machine, "web", PAGES);
+    machine.must(&["start", UNIT]);
+    assert!(
+        machine.logs().contains("the descriptor store is full"),
+        "{}",
+        machine.logs()
+    );
+    let pid = machine.show(UNIT, "MainPID");
+    machine.must(&["kill", "--signal=USR1", UNIT]);
+    assert_over(&machine);
+    assert_ne!(pid, "0");
+    assert!(
+        machine
+            .logs()
+            .contains("not all that is served is in the descriptor store")
+    );
+    holder.check();
+}
+
 /// One process after the other: the guard must not end what the next run goes on with.
 #[test]
 fn the_keeper_alone_is_killed() {
