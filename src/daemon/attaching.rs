@@ -113,7 +113,8 @@ impl Work<'_> {
         } = attached;
         let target = handover.target.describe();
         let mut released = None;
-        let report = server.serve(handover, || {
+        // Not before this process has ended: it would be taken for one that has served nobody.
+        let report = ManuallyDrop::new(server.serve(handover, || {
             let standing = standing.release(Some(&self.kept.guard));
             confine(confinement);
             if let Ok(released) = &standing {
@@ -128,7 +129,7 @@ impl Work<'_> {
                 }
             }
             released = Some(standing);
-        });
+        }));
         // Nothing is owed any more: whatever becomes of this program, the target goes on.
         let released = released.transpose().map(drop);
         self.pulse
@@ -149,19 +150,14 @@ impl Work<'_> {
             return Ok(true);
         };
         orphaned.watch(&self.kept.guard);
-        let Some(target) = orphaned.target() else {
-            // All that was left to do was to say so.
-            return Ok(true);
-        };
+        let target = orphaned.target();
         let name = target.describe();
         confine(confinement);
         self.pulse.ready(&format!("goes on serving {name}"));
         // What was being recorded is not complete.
         let (set, _) = sets.for_restore();
-        let report = server
-            .replaying(set)
-            .kept_again(&self.kept.directory)
-            .go_on(orphaned, target, life.is_hopeless());
+        let server = server.replaying(set).kept_again(&self.kept.directory);
+        let report = ManuallyDrop::new(server.go_on(orphaned, target, life.is_hopeless()));
         self.pulse
             .stopping(&format!("{name}: {}", summary::how(report.outcome)));
         Ok(summary::done(&name, &report, None, (args.quiet, args.json)))

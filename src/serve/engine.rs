@@ -13,6 +13,7 @@ use super::filling::Filling;
 use super::placement::Placement;
 use super::poller::{Poller, Ready};
 use super::pool::{Done, Work};
+use super::report::Unsaid;
 use super::roots::Roots;
 use super::stalling::Stalling;
 use super::supply::Supply;
@@ -169,7 +170,7 @@ impl Engine {
         if let Some(journal) = self.journal.take() {
             self.session.keep_journal(journal);
         }
-        self.session.remember(self.roots.about());
+        self.session.remember(self.roots.about(&self.target));
         if self.entry.is_none() {
             let journal = self.session.journal();
             self.entry = journal.and_then(|journal| directory.enter(journal));
@@ -420,12 +421,19 @@ impl Engine {
         } else {
             Outcome::Complete
         };
+        let (counts, latency) = (*self.session.counts(), self.session.latency().clone());
+        let unsaid = self.entry.take().map(|entry| Unsaid {
+            entry,
+            session: self.session,
+            target: self.target,
+        });
         Report {
             outcome,
-            counts: *self.session.counts(),
-            latency: self.session.latency().clone(),
+            counts,
+            latency,
             replayed_in: self.replayed_in,
             time: started.elapsed(),
+            unsaid: unsaid.map(Arc::new),
         }
     }
 

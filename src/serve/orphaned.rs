@@ -18,6 +18,7 @@ pub struct Orphaned {
     pub(super) entry: Entry,
     /// What may still be in the store, and is of no use any more.
     pub(super) useless: Vec<StoredName>,
+    host: Arc<Target>,
 }
 
 impl Orphaned {
@@ -52,7 +53,7 @@ impl Orphaned {
         let mut recovered = Session::recover(journal, on_failure, installer, Instant::now())?;
         let exists = |id| recovered.session.space(id).is_some();
         let roots = Roots::of_about(&recovered.about, &recovered.forks, exists, pidfd);
-        let roots = roots.map_err(|_| JournalError::Damaged)?;
+        let (roots, host) = roots.map_err(|_| JournalError::Damaged)?;
         let mut useless: Vec<StoredName> = match stored {
             Some(stored) => stored.useless(slot, exists).collect(),
             None => Vec::new(),
@@ -63,7 +64,7 @@ impl Orphaned {
         }));
         if stored.is_some() {
             // Their numbers are those of this run now.
-            recovered.session.remember(roots.about());
+            recovered.session.remember(roots.about(&host));
             entry.is_renumbered();
         }
         Ok(Self {
@@ -71,13 +72,14 @@ impl Orphaned {
             roots,
             entry,
             useless,
+            host,
         })
     }
 
-    /// The process that was handed over first, of those that are left.
+    /// What the session is said to be of. It may be over, and what is left to be done is to say so.
     #[must_use]
-    pub fn target(&self) -> Option<Arc<Target>> {
-        self.roots.targets().next().cloned()
+    pub fn target(&self) -> Arc<Target> {
+        Arc::clone(&self.host)
     }
 
     /// The processes that were handed over, as far as they are known.
@@ -96,6 +98,7 @@ impl Orphaned {
         let targets = self
             .roots
             .targets()
+            .chain([&self.host])
             .map(|target| target.as_fd().as_raw_fd());
         spaces.chain(targets).chain(journal).collect()
     }

@@ -121,6 +121,8 @@ impl Roots {
 /// What is to be known of the processes by whoever takes over.
 #[derive(Debug, Serialize, Deserialize)]
 struct About {
+    /// What the session is said to be of.
+    host: TargetAbout,
     roots: Vec<RootAbout>,
     ancestors: Vec<(SpaceId, SpaceId)>,
 }
@@ -133,14 +135,15 @@ struct RootAbout {
 }
 
 impl Roots {
-    /// For [`Roots::of_about`].
-    pub(super) fn about(&self) -> Vec<u8> {
+    /// For [`Roots::of_about`]. The session is said to be of `host`.
+    pub(super) fn about(&self, host: &Target) -> Vec<u8> {
         let root = |(&id, root): (&SpaceId, &Root)| RootAbout {
             id,
             target: root.target.as_ref().map(|target| target.about()),
             kept_by_peer: root.kept_by_peer.clone(),
         };
         let about = About {
+            host: host.about(),
             roots: self.roots.iter().map(root).collect(),
             ancestors: self.ancestors.iter().map(|(&id, &its)| (id, its)).collect(),
         };
@@ -148,8 +151,9 @@ impl Roots {
         postcard::to_stdvec(&about).unwrap_or_default()
     }
 
-    /// The processes that another process served, and those that were forked since, as far as their address spaces exist. The
-    /// descriptors that name them are given by `pidfd`: by the address space of the process, or by the number at the time.
+    /// The processes that another process served, and those that were forked since, as far as their address spaces exist; and what
+    /// the session is said to be of. The descriptors that name them are given by `pidfd`: by the address space of the process, or by
+    /// the number at the time.
     ///
     /// # Errors
     /// If that is not what was written.
@@ -158,23 +162,21 @@ impl Roots {
         forks: &[(SpaceId, SpaceId)],
         exists: impl Fn(SpaceId) -> bool,
         mut pidfd: impl FnMut(SpaceId, RawFd) -> Option<OwnedFd>,
-    ) -> Result<Self, postcard::Error> {
+    ) -> Result<(Self, Arc<Target>), postcard::Error> {
         let about: About = postcard::from_bytes(about)?;
         let mut roots = Self::default();
+        let mut targets = BTreeMap::new();
         for RootAbout {
             id,
             target,
             kept_by_peer,
         } in about.roots
         {
-            let target = target.and_then(|target| {
-                let pidfd = pidfd(id, target.pidfd)?;
-                Some(Arc::new(Target::of_about(target, pidfd)))
-            });
+            targets.extend(target.map(|target| (id, target)));
             roots.roots.insert(
                 id,
                 Root {
-                    target,
+                    target: None,
                     kept_by_peer,
                     watched: None,
                     family: BTreeSet::new(),
@@ -194,7 +196,32 @@ impl Roots {
         for id in gone.into_iter().filter(|&id| !exists(id)) {
             roots.gone(id);
         }
-        Ok(roots)
+        // Who went on without a family is forgotten, and its descriptor may be another's by now.
+        roots.roots.retain(|_, root| !root.family.is_empty());
+        let mut host = None;
+        for (id, root) in &mut roots.roots {
+            let its = targets.remove(id);
+            let is_host = its.as_ref() == Some(&about.host);
+            root.target = its.and_then(|its| {
+                let pidfd = pidfd(*id, its.pidfd)?;
+                Some(Arc::new(Target::of_about(its, pidfd)))
+            });
+            if is_host {
+                host.clone_from(&root.target);
+            }
+        }
+        let host = match host {
+            Some(host) => host,
+            // Of a session that is over.
+            None => {
+                let its = about.host;
+                let pidfd = pidfd(SpaceId(u64::MAX), its.pidfd);
+                let pidfd = pidfd.or_else(|| crate::pidfd::pidfd(its.pid).ok());
+                let pidfd = pidfd.ok_or(postcard::Error::DeserializeUnexpectedEnd)?;
+                Arc::new(Target::of_about(its, pidfd))
+            }
+        };
+        Ok((roots, host))
     }
 
     /// From now on those that are known must not outlive this program, in the way that `watch` says.

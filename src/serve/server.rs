@@ -133,6 +133,7 @@ impl Server {
             roots,
             entry,
             useless,
+            ..
         } = orphaned;
         if let Some(store) = &engine.store {
             for name in useless {

@@ -197,9 +197,9 @@ impl Target {
 }
 
 /// A target, for who takes over.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct TargetAbout {
-    pid: i32,
+    pub(super) pid: i32,
     name: String,
     pub(super) pidfd: RawFd,
     namespace: Option<Namespace>,

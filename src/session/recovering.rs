@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::journal::{Journal, JournalError, MemberState, Op, OwnedState, Record, State};
 use super::member::Member;
-use super::{Installer, OnFailure, Session, SpaceId};
+use super::{Installer, Notice, OnFailure, Session, SpaceId};
 use crate::addr::{Addr, AddrRange};
 use crate::space::Remap;
 use crate::uffd::{Event, Inbox, Message, Outcome, ReadError, Stop};
@@ -128,6 +128,9 @@ impl<I: Installer> Session<I> {
         session.inbox = journal.inbox();
         session.journal = Some(journal);
         session.finish_inbox(&records, &mut installer, &mut lost, now);
+        // It is among the address spaces, and in `forks`.
+        let told = |notice: &Notice| !matches!(notice, Notice::Forked { .. });
+        session.notices.retain(told);
         session.wake_all();
         let ended = records.iter().filter(|record| record.op == Op::Ended);
         let ended = ended.map(|record| record.space).collect();
@@ -151,22 +154,18 @@ impl<I: Installer> Session<I> {
         lost: &mut Vec<SpaceId>,
         now: Instant,
     ) {
-        let Some(journal) = &mut self.journal else {
+        let Some(journal) = &self.journal else {
             return;
         };
         let (inbox, space) = (journal.inbox(), journal.being_read());
-        let last = records.iter().rev().find_map(|record| record.origin);
+        let unfinished = journal.unfinished_cells(records);
         let count = inbox.count();
         for cell in 0..count {
             let Some(journal) = &mut self.journal else {
                 break;
             };
-            let origin = u8::try_from(cell).map(|cell| journal.origin_of(cell));
-            let written_down = last.is_some_and(|last| {
-                origin.is_ok_and(|origin| origin.read == last.read && origin.cell <= last.cell)
-            });
-            if let Some(message @ Message::Event(_)) = inbox.message(cell)
-                && !written_down
+            if let Some(message) = inbox.message(cell)
+                && unfinished.contains(&cell)
             {
                 journal.applying(Some(cell));
                 match message {

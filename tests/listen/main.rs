@@ -15,6 +15,7 @@
 //! | `sockets.rs`   | who may connect, and where                                                |
 //! | `inherited.rs` | sockets that somebody else opened                                         |
 //! | `ending.rs`    | the daemon is asked to end, is killed                                     |
+//! | `killed.rs`    | the process that serves is killed, again and again                        |
 //! | `complete.rs`  | everything is in place, and the VMM goes on without the daemon            |
 //! | `confined.rs`  | what the daemon can do no more                                            |
 //! | `bad_pages.rs` | pages that cannot be served                                               |
@@ -38,6 +39,7 @@ mod hostile;
 mod huge;
 mod inherited;
 mod itself;
+mod killed;
 mod lab;
 mod refused;
 mod removes;

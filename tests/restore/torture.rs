@@ -15,6 +15,8 @@ use crate::support::{Role, end, say};
 pub(crate) const ROLES: &[(&str, Role)] = &[("tortured", tortured)];
 
 const PAGES: usize = 768;
+/// What all threads together do at least, however slow the machine is.
+const LEAST_ACTS: usize = 3200;
 const ALL: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
 /// A page: where it is by now, in which mapping, and what it must be.
@@ -239,13 +241,15 @@ fn tortured(words: &[&str]) {
         .map(|number| Memory::private(number, PAGES))
         .collect();
     be_rolled_back(&areas);
-    let until = Instant::now() + time;
+    let (until, least) = (Instant::now() + time, LEAST_ACTS / areas.len());
     std::thread::scope(|scope| {
         for memory in &areas {
             scope.spawn(move || {
                 let mut victim = Victim::new(memory, seed);
-                while Instant::now() < until {
+                let mut acts = 0;
+                while acts < least || Instant::now() < until {
                     victim.act();
+                    acts += 1;
                 }
                 victim.finish();
             });

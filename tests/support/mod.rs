@@ -14,6 +14,7 @@ pub mod calling;
 pub mod child;
 pub mod confined;
 pub mod huge;
+pub mod killing;
 pub mod plot;
 pub mod service;
 pub mod sink;

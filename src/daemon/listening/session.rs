@@ -117,7 +117,7 @@ pub(super) fn go_on(
     told: Arc<EventFd>,
     hopeless: bool,
 ) -> Option<Outcome> {
-    let target = orphaned.target()?;
+    let target = orphaned.target();
     orphaned.watch(&common.guard);
     let who = Who::new(number, &target);
     let prepared = Server::prepare(

@@ -25,7 +25,7 @@ pub(in crate::session) use self::op::{Op, Origin, Record};
 pub(in crate::session) use self::state::{MemberState, OwnedState, State};
 use crate::session::{Counts, SpaceId};
 use crate::shared_memory::{SharedMemory, WORD};
-use crate::uffd::Inbox;
+use crate::uffd::{Inbox, Message};
 
 /// Says that a file is a journal of this layout.
 const MAGIC: u64 = u64::from_le_bytes(*b"uffdjrnl");
@@ -293,6 +293,31 @@ impl Journal {
             Record::decode(std::array::from_fn(word)).ok_or(JournalError::BadRecord { number })
         };
         (0..self.records / RECORD).map(record).collect()
+    }
+
+    /// Events that had been read, and not applied, when whoever wrote this was killed.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn unfinished(&self) -> Result<usize, JournalError> {
+        Ok(self.unfinished_cells(&self.read_records()?).len())
+    }
+
+    /// The cells of the inbox with such events, given all records.
+    pub(in crate::session) fn unfinished_cells(&self, records: &[Record]) -> Vec<usize> {
+        let inbox = self.inbox();
+        let last = records.iter().rev().find_map(|record| record.origin);
+        let written_down = |cell: usize| {
+            let origin = u8::try_from(cell).map(|cell| self.origin_of(cell));
+            last.is_some_and(|last| {
+                origin.is_ok_and(|origin| origin.read == last.read && origin.cell <= last.cell)
+            })
+        };
+        let is_event = |cell| matches!(inbox.message(cell), Some(Message::Event(_)));
+        let cells = 0..inbox.count();
+        cells
+            .filter(|&cell| is_event(cell) && !written_down(cell))
+            .collect()
     }
 
     /// Writes down what happened so far, for people.
