@@ -21,7 +21,7 @@ use crate::handover::{self, AttachError, Attached};
 use crate::serve::{self, Orders, Prefill, Server};
 use crate::service::{Allowed, Confinement, Plan, Pulse};
 use crate::source::SnapshotSource;
-use crate::takeover::{self, Alone, Kept, Life};
+use crate::takeover::{self, Alone, Blaming, Kept, Life};
 use crate::terminal::mention;
 use crate::tool;
 use crate::tracee::TraceError;
@@ -168,9 +168,11 @@ impl Work<'_> {
         let snapshot = Some(Arc::clone(&self.snapshot));
         let sets = WorkingSets::open(wanted(args), &self.path, snapshot)?;
         let options = options(args);
-        let workers = powerless_workers(&self.source, options.jobs)?;
+        let source = Arc::new(self.source.clone());
+        let source = Blaming::new(source, &self.kept.directory);
+        let workers = powerless_workers(&source, options.jobs)?;
         let confinement = Confinement::prepare(&plan(args))?;
-        let server = Server::prepare(&self.source, workers, Orders::Signals, options)?
+        let server = Server::prepare(&source, workers, Orders::Signals, options)?
             .observed(self.pulse.observer())
             .stored(self.kept.store.as_ref());
         Ok((sets, server, confinement))

@@ -61,6 +61,18 @@ impl Block {
         self.bytes.get(start..start + count * PAGE_SIZE)
     }
 
+    /// Moves the pieces of another block, and their bytes, behind those of this one.
+    pub fn append(&mut self, part: &mut Self) {
+        let offset = self.bytes.len();
+        self.bytes.extend_from_slice(&part.bytes);
+        self.pieces.extend(part.pieces.drain(..).map(|mut piece| {
+            if let What::Bytes(at) = &mut piece.what {
+                *at += offset;
+            }
+            piece
+        }));
+    }
+
     /// Adds a page behind the others, to the last piece if it continues it.
     pub fn push(&mut self, page: u64, what: What) {
         if let Some(last) = self.pieces.last_mut()

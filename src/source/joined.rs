@@ -157,22 +157,10 @@ impl JoinedReader {
                 reader.read_all(&shifted_down(&part, of_file.start), &mut self.part);
             }
             shift_up(&mut self.part, of_file.start);
-            append(&mut self.part, block);
+            block.append(&mut self.part);
             page = part.end;
         }
     }
-}
-
-/// Moves the pieces of a part, and their bytes, to the end of a block.
-fn append(part: &mut Block, block: &mut Block) {
-    let offset = block.bytes.len();
-    block.bytes.extend_from_slice(&part.bytes);
-    block.pieces.extend(part.pieces.drain(..).map(|mut piece| {
-        if let What::Bytes(at) = &mut piece.what {
-            *at += offset;
-        }
-        piece
-    }));
 }
 
 /// Makes one piece of all: bad if any page is, zero if all are.

@@ -19,13 +19,15 @@ const SERVING: u64 = 2;
 const STORED: u64 = 3;
 /// How often the loops of this worker have gone round.
 const AT_PULSE: usize = 0;
+/// Not 0 when a worker has died while it was reading.
+const AT_CAREFUL: usize = WORD;
 /// Pages at which workers have died, and that are not to be tried again.
 const AT_BAD: usize = 64 * WORD;
 const BAD_PAGES: usize = 128;
 /// What each thread that decodes is working at: a page, from 1 on; 0 for none.
 const AT_WORK: usize = 256 * WORD;
 /// Threads whose work is known.
-const THREADS: usize = 256;
+pub(super) const THREADS: usize = 256;
 const AT_SESSIONS: usize = 1024 * WORD;
 /// State, journal.
 const SESSION_WORDS: usize = 2;
@@ -138,6 +140,17 @@ impl Directory {
             word.swap(0, Ordering::SeqCst).checked_sub(1)
         };
         (0..THREADS).filter_map(take).collect()
+    }
+
+    /// From now on pages are read one at a time.
+    pub(super) fn be_careful(&self) {
+        self.0.store(AT_CAREFUL, 1);
+    }
+
+    /// True when pages are to be read one at a time, because workers have died of it.
+    #[must_use]
+    pub fn is_careful(&self) -> bool {
+        self.0.load(AT_CAREFUL) != 0
     }
 
     /// From now on nobody shall try this page.

@@ -333,6 +333,9 @@ impl Deaths {
         }
         self.last = Some(now);
         self.count += 1;
+        if !work.is_empty() {
+            directory.be_careful();
+        }
         self.at.retain(|page, _| work.contains(page));
         for &page in work {
             let count = self.at.entry(page).or_default();

@@ -12,11 +12,13 @@
 //! | `directory.rs`  | [`Directory`]: which sessions there are, where workers to come find it |
 //! | `descriptors.rs` | what is open in the table, and closing what a dead worker left        |
 //! | `orphans.rs`    | [`orphaned`]: what a dead worker has left                              |
+//! | `blame.rs`      | [`Blaming`]: which page workers die of                                 |
 //! | `sharing.rs`    | a process that shares the table                                        |
 //! | `store.rs`      | [`Store`]: where descriptors are when keeper, worker and guard are dead |
 //! | `stored.rs`     | [`Stored`]: what was in it when this run began                        |
 //! | `leaving.rs`    | leaving everything to the next run                                     |
 
+mod blame;
 mod descriptors;
 mod directory;
 mod keeper;
@@ -27,6 +29,7 @@ mod sharing;
 mod store;
 mod stored;
 
+pub use self::blame::Blaming;
 pub use self::directory::{Directory, Entry};
 pub use self::keeper::{Alone, Kept, keep};
 pub use self::life::Life;

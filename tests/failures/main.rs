@@ -6,6 +6,7 @@ mod bad_pages;
 mod check;
 mod crowded;
 mod daemon;
+mod deadly;
 mod ending;
 mod killed_daemon;
 mod killing;
@@ -25,5 +26,9 @@ mod support;
 
 #[test]
 fn role() {
-    support::play_role(&[("memory", roles::memory), ("attacher", library::attacher)]);
+    support::play_role(&[
+        ("memory", roles::memory),
+        ("attacher", library::attacher),
+        ("deadly", deadly::keeper),
+    ]);
 }

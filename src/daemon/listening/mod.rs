@@ -38,7 +38,7 @@ use crate::failure::Failure;
 use crate::serve::{self, EndingSignals, Orphaned, ServeError};
 use crate::service::{Allowed, Confinement, Plan, Pulse, born_with};
 use crate::source::{self, FrameCache, Opened};
-use crate::takeover::{self, Alone, Kept, Life};
+use crate::takeover::{self, Alone, Blaming, Kept, Life};
 use crate::terminal::printable;
 use snapshot_format::PAGE_BYTES;
 
@@ -199,11 +199,11 @@ impl Work<'_> {
             head_start: Duration::ZERO,
             ..options(args)
         };
-        let source = Arc::clone(&self.opened.source);
+        let source = Blaming::new(Arc::clone(&self.opened.source), &self.kept.directory);
         Ok(Common {
             pages: self.opened.pages,
-            workers: powerless_workers(&*source, options.jobs)?,
-            source,
+            workers: powerless_workers(&source, options.jobs)?,
+            source: Arc::new(source),
             guard: Arc::clone(&self.kept.guard),
             directory: self.kept.directory.clone(),
             store: self.kept.store.clone(),
