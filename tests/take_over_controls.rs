@@ -8,6 +8,7 @@ mod support;
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -146,7 +147,7 @@ impl Round {
         let mut session = Session::new(OnFailure::Poison);
         session.keep_journal(journal);
         let number = uffd.as_fd().as_raw_fd();
-        session.add(uffd, space);
+        session.add(Arc::new(uffd), space);
         session.remember(Vec::new());
         // What it has open is for the workers.
         std::mem::forget(session);
@@ -205,7 +206,7 @@ impl Round {
         if self.how == How::Private {
             hide_inboxes();
         }
-        let installer = |_, number| is_userfaultfd(number).then(|| own(number));
+        let installer = |_, number| is_userfaultfd(number).then(|| Arc::new(own(number)));
         let recovered = Session::recover(journal, OnFailure::Poison, installer, Instant::now());
         let mut session = recovered.expect("it was written").session;
         loop {
