@@ -265,7 +265,7 @@ impl Supplier for Numbers {
         let block = &mut self.0;
         block.clear();
         block.bytes.resize(4096, 0xa5);
-        block.bytes[..8].copy_from_slice(&(CONTENT + request.page.0).to_ne_bytes());
+        block.bytes[..8].copy_from_slice(&(CONTENT + request.page.0).to_le_bytes());
         block.push(request.page.0, What::Bytes(0));
         Some(block)
     }

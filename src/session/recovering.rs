@@ -269,7 +269,10 @@ impl Session<Ghost> {
             Op::Unmap(range) => Event::Unmap(range),
             Op::Remap(Remap { from, to, len }) => Event::Remap { from, to, len },
             Op::Quiescent => return self.quiescent(id),
-            Op::Ended => return drop(self.end(id)),
+            Op::Ended => {
+                self.end(id);
+                return;
+            }
             Op::Settled(_)
             | Op::Poisoned(_)
             | Op::Installing(_)
