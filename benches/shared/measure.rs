@@ -35,6 +35,11 @@ impl Series {
             .collect()
     }
 
+    /// All of them, as they came.
+    pub(crate) fn values(&self) -> Vec<f64> {
+        self.0.clone()
+    }
+
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.0.len()

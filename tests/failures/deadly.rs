@@ -9,9 +9,10 @@ use nix::sys::resource::{Resource, setrlimit};
 use snapshot_format::{PageNo, Snapshot};
 use uffd_restore::handover;
 use uffd_restore::serve::{self, Orders, Prefill, Server, Workers};
+use uffd_restore::service::Pulse;
 use uffd_restore::session::{Block, OnFailure};
 use uffd_restore::source::{PageReader, PageSource, SnapshotSource};
-use uffd_restore::takeover::{self, Alone, Blaming, Kept};
+use uffd_restore::takeover::{self, Alone, Blaming, Kept, Stored};
 
 use super::actor::{Actor, Survey};
 use super::lab::Lab;
@@ -72,7 +73,7 @@ fn keep(words: &[&str]) {
     };
     setrlimit(Resource::RLIMIT_CORE, 0, 0).expect("no core dumps");
     serve::hold_signals().expect("signals");
-    let kept = Kept::start().expect("a keeper");
+    let kept = Kept::start(&Pulse::default(), Stored::default()).expect("a keeper");
     let snapshot = Arc::new(Snapshot::open(File::open(path).expect("open")).expect("a snapshot"));
     let granularity = granularity.parse().expect("pages");
     let source = SnapshotSource::new(Arc::clone(&snapshot));
@@ -105,8 +106,8 @@ fn keep(words: &[&str]) {
         let source = Blaming::new(Arc::clone(&source), &kept.directory);
         let workers = Workers::start(&source, options.jobs)?;
         let server = Server::prepare(&source, workers, Orders::Signals, options)?;
-        let server = server.kept(&kept.directory);
         let report = if life.is_first() {
+            let server = server.kept(&kept.directory)?;
             let attached = handover::attach(&snapshot, &source, &attaching)?;
             let standing = attached.standing;
             server.serve(attached.handover, || {
@@ -118,6 +119,7 @@ fn keep(words: &[&str]) {
             let mut orphaned = found.into_iter().next().expect("a session");
             orphaned.watch(&kept.guard);
             let target = orphaned.target();
+            let server = server.kept_again(&kept.directory);
             server.go_on(orphaned, target, life.is_hopeless())
         };
         say(&format!("{:?} {}", report.outcome, life.deaths()));

@@ -51,6 +51,10 @@ impl Daemon {
         }
     }
 
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a pid")
+    }
+
     /// Waits for its end, after the target's, or when nothing is owed any more. Returns what it says last.
     pub(crate) fn end(mut self) -> String {
         let mut rest = String::new();

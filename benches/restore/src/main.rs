@@ -17,6 +17,7 @@ mod raw;
 mod ready;
 mod shared;
 mod snapshot;
+mod takeover;
 mod target;
 mod way;
 
@@ -27,9 +28,9 @@ use measure::Noise;
 use one_core::on_one_core;
 
 const USAGE: &str = "usage: restore-bench [--quick] [--rounds N] [--only PART]... [--all-cores] --program UFFD-RESTORE --work FOLDER
-PART is shared, ready or placement";
+PART is shared, ready, placement or takeover";
 
-const PARTS: [&str; 3] = ["shared", "ready", "placement"];
+const PARTS: [&str; 4] = ["shared", "ready", "placement", "takeover"];
 
 /// What is measured, and where.
 #[derive(Debug)]
@@ -72,6 +73,10 @@ fn main() -> ExitCode {
     }
     if wants("placement") {
         placement::run(&setup);
+    }
+    if wants("takeover") {
+        takeover::stalls(&setup);
+        faults(&|| takeover::cost(&setup));
     }
     let (others, steal) = Noise::now().since(&before);
     println!("\n## Noise\n");
