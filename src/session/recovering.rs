@@ -176,7 +176,9 @@ impl<I: Installer> Session<I> {
                             None => lost.push(child),
                         }
                     }
-                    message => drop(self.apply(space, &message, now)),
+                    message => {
+                        self.apply(space, &message, now);
+                    }
                 }
             }
             inbox.done(cell);

@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::machine::Machine;
 use crate::peer::{self, Peer};
 use crate::support::confined::{CAP_KILL, CAP_SYS_PTRACE, assert_confined};
+use crate::support::service::worker_of;
 
 pub(crate) const SOCKET: &str = "uffd-restore-listen@vm.socket";
 pub(crate) const SERVICE: &str = "uffd-restore-listen@vm.service";
@@ -40,7 +41,10 @@ fn a_vmm_that_connects_starts_the_service() {
         status.starts_with("serving 1 target, ")
     });
     let daemon = machine.outside(&machine.show(SERVICE, "MainPID"));
-    assert_confined(daemon, CAP_KILL | CAP_SYS_PTRACE);
+    assert_confined(
+        worker_of(daemon).expect("it serves"),
+        CAP_KILL | CAP_SYS_PTRACE,
+    );
     vmm.check_all();
     machine.wait_for(SERVICE, "StatusText", |status| {
         status == "nobody is being served"

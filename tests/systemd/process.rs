@@ -3,6 +3,7 @@
 use crate::holder::Holder;
 use crate::machine::Machine;
 use crate::support::confined::{CAP_KILL, assert_confined};
+use crate::support::service::worker_of;
 
 /// The unit is as it is shipped.
 #[test]
@@ -19,7 +20,7 @@ fn a_target_is_restored_by_the_unit() {
         "{status}"
     );
     let daemon = machine.outside(&machine.show(unit, "MainPID"));
-    assert_confined(daemon, CAP_KILL);
+    assert_confined(worker_of(daemon).expect("it serves"), CAP_KILL);
     holder.check();
     machine.wait_for(unit, "ActiveState", |state| state == "inactive");
     assert_eq!(
