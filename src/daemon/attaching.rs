@@ -18,7 +18,7 @@ use super::working_sets::{Wanted, WorkingSets};
 use crate::cli::restore::{Cli, OnFailureName, PlacementName, PrefillName};
 use crate::failure::Failure;
 use crate::handover::{self, AttachError, Attached};
-use crate::serve::{self, Orders, Prefill, Server};
+use crate::serve::{self, Orders, Prefill, Report, Server};
 use crate::service::{Allowed, Confinement, Plan, Pulse};
 use crate::source::SnapshotSource;
 use crate::takeover::{self, Alone, Blaming, Kept, Life};
@@ -113,8 +113,7 @@ impl Work<'_> {
         } = attached;
         let target = handover.target.describe();
         let mut released = None;
-        // Not before this process has ended: it would be taken for one that has served nobody.
-        let report = ManuallyDrop::new(server.serve(handover, || {
+        let report = server.serve(handover, || {
             let standing = standing.release(Some(&self.kept.guard));
             confine(confinement);
             if let Ok(released) = &standing {
@@ -129,15 +128,15 @@ impl Work<'_> {
                 }
             }
             released = Some(standing);
-        }));
+        });
         // Nothing is owed any more: whatever becomes of this program, the target goes on.
         let released = released.transpose().map(drop);
         self.pulse
             .stopping(&format!("{target}: {}", summary::how(report.outcome)));
         sets.finish();
-        let status = summary::done(&target, &report, None, (args.quiet, args.json));
+        let well = self.say_how_it_went(&target, report);
         released?;
-        Ok(status)
+        Ok(well)
     }
 
     /// What the others do.
@@ -157,10 +156,19 @@ impl Work<'_> {
         // What was being recorded is not complete.
         let (set, _) = sets.for_restore();
         let server = server.replaying(set).kept_again(&self.kept.directory);
-        let report = ManuallyDrop::new(server.go_on(orphaned, target, life.is_hopeless()));
+        let report = server.go_on(orphaned, target, life.is_hopeless());
         self.pulse
             .stopping(&format!("{name}: {}", summary::how(report.outcome)));
-        Ok(summary::done(&name, &report, None, (args.quiet, args.json)))
+        Ok(self.say_how_it_went(&name, report))
+    }
+
+    /// Says so, and then nobody need do so again if this process is killed.
+    #[expect(clippy::needless_pass_by_value, reason = "dropped when all is said")]
+    fn say_how_it_went(&self, target: &str, report: Report) -> bool {
+        let how = (self.args.quiet, self.args.json);
+        let well = summary::done(target, &report, None, how);
+        self.kept.directory.is_over(well);
+        well
     }
 
     fn prepare(&self) -> Result<(Arc<WorkingSets>, Server, Confinement), Failure> {

@@ -24,6 +24,8 @@ const AT_CAREFUL: usize = WORD;
 /// Pages at which workers have died, and that are not to be tried again.
 const AT_BAD: usize = 64 * WORD;
 const BAD_PAGES: usize = 128;
+/// How the only session went, once that has been said: 1 for well, 2 for not.
+const AT_OUTCOME: usize = WORD;
 /// What each thread that decodes is working at: a page, from 1 on; 0 for none.
 const AT_WORK: usize = 256 * WORD;
 /// Threads whose work is known.
@@ -112,6 +114,20 @@ impl Directory {
     #[must_use]
     pub fn has_sessions(&self) -> bool {
         (0..SESSIONS).any(|slot| matches!(self.0.load(at_session(slot, 0)), SERVING | STORED))
+    }
+
+    /// The only session is over, and how it went has been said: nobody need do so again.
+    pub fn is_over(&self, well: bool) {
+        self.0.store(AT_OUTCOME, if well { 1 } else { 2 });
+    }
+
+    /// How it went, if that has been said.
+    pub(super) fn outcome(&self) -> Option<bool> {
+        match self.0.load(AT_OUTCOME) {
+            1 => Some(true),
+            2 => Some(false),
+            _ => None,
+        }
     }
 
     /// A loop has gone round.

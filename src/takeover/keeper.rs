@@ -162,6 +162,9 @@ pub fn keep(
             End::Exit(code) => return Ok(ExitCode::from(code)),
             End::Killed(signal) => {
                 let said = format!("the process that serves was killed by {}", signal.as_str());
+                if let Some(well) = kept.directory.outcome() {
+                    return Ok(ExitCode::from(u8::from(!well)));
+                }
                 if alone == Alone::Ends && !kept.directory.has_sessions() {
                     say(&format!("uffd-restore: {said} before it served anything"));
                     return Ok(ExitCode::FAILURE);

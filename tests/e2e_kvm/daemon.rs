@@ -11,6 +11,8 @@ use serde_json::Value;
 use super::guest;
 use super::plan::Plan;
 use super::support::PATIENCE;
+use super::support::service::signal_daemon;
+use nix::sys::signal::Signal;
 
 /// A folder with the memory file, the snapshot of it, and the socket.
 pub(crate) struct Lab(tempfile::TempDir);
@@ -121,7 +123,8 @@ impl Drop for Daemon {
             let said = fs::read_to_string(&self.errors).unwrap_or_default();
             eprintln!("uffd-restore has said: {said}");
         }
-        drop(self.child.kill());
+        let keeper = i32::try_from(self.child.id()).expect("a pid");
+        signal_daemon(keeper, Signal::SIGKILL);
         drop(self.child.wait());
     }
 }

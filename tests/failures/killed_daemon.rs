@@ -79,7 +79,7 @@ fn children_die_too() {
 fn a_signal_to_its_group_does_not_kill_the_guard() {
     use std::os::unix::process::CommandExt;
     let (_lab, snapshot) = Lab::with_snapshot(64);
-    for signal in [Signal::SIGKILL, Signal::SIGUSR1, Signal::SIGQUIT] {
+    for signal in [Signal::SIGKILL, Signal::SIGUSR2, Signal::SIGQUIT] {
         let mut actor = Actor::start(64);
         let mut command = restoring(&snapshot, &actor, &[]);
         command.process_group(0);

@@ -166,7 +166,7 @@ fn served(path: &Path, area: &Area, target: &mut Target<'_>, kept: Option<&Direc
     let workers = Workers::start(&*source, 1).expect("a thread");
     let server = Server::prepare(&*source, workers, Orders::Signals, options).expect("a server");
     let server = match kept {
-        Some(directory) => server.kept(directory),
+        Some(directory) => server.kept(directory).expect("a journal"),
         None => server,
     };
     let start = area.range().start;
