@@ -25,12 +25,13 @@ const AT_CAREFUL: usize = WORD;
 const AT_BAD: usize = 64 * WORD;
 const BAD_PAGES: usize = 128;
 /// How the only session went, once that has been said: 1 for well, 2 for not.
-const AT_OUTCOME: usize = WORD;
+const AT_OUTCOME: usize = 2 * WORD;
 /// What each thread that decodes is working at: a page, from 1 on; 0 for none.
 const AT_WORK: usize = 256 * WORD;
 /// Threads whose work is known.
 pub(super) const THREADS: usize = 256;
 const AT_SESSIONS: usize = 1024 * WORD;
+const _: () = assert!(AT_PULSE < AT_CAREFUL && AT_CAREFUL < AT_OUTCOME && AT_OUTCOME < AT_BAD);
 /// State, journal.
 const SESSION_WORDS: usize = 2;
 const BYTES: NonZeroUsize =
