@@ -2,12 +2,18 @@
 # Run by unshare(1), as process 1 of a pid namespace: goes on as systemd. $1 is where everything was installed to, $2 a name that
 # nobody else has, $3 the program.
 set -eu
+root=$(cd "$(dirname "$0")/../.." && pwd)
 mount --make-rprivate /
-# Before anything else: systemd-tmpfiles, if anybody ran it, would empty the machine's.
+mount --bind "$1" /usr/local
+# What is to be run may lie in what is hidden next.
+mount --bind "$root" /mnt
+# Before anything else is started: systemd-tmpfiles, if anybody ran it, would empty the machine's.
 mount -t tmpfs tmpfs /tmp
+mkdir -p "$root"
+mount --bind /mnt "$root"
+umount /mnt
 mount -t tmpfs tmpfs /run
 mount -t proc proc /proc
-mount --bind "$1" /usr/local
 umount -R /sys/fs/cgroup 2>/dev/null || true
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mkdir "/sys/fs/cgroup/$2"
