@@ -48,62 +48,39 @@ impl Counts {
     /// Numbers in it.
     const COUNT: usize = size_of::<Self>() / size_of::<u64>();
 
-    /// All numbers.
-    pub(super) const fn words(&self) -> [u64; Self::COUNT] {
+    /// Each number, in an order that does not change.
+    fn each(&mut self) -> [&mut u64; Self::COUNT] {
         [
-            self.faults,
-            self.demand,
-            self.neighbours,
-            self.prefill,
-            self.replayed,
-            self.zero,
-            self.removed,
-            self.present,
-            self.untracked,
-            self.poisoned,
-            self.forks,
-            self.removes,
-            self.unmaps,
-            self.remaps,
-            self.refused,
+            &mut self.faults,
+            &mut self.demand,
+            &mut self.neighbours,
+            &mut self.prefill,
+            &mut self.replayed,
+            &mut self.zero,
+            &mut self.removed,
+            &mut self.present,
+            &mut self.untracked,
+            &mut self.poisoned,
+            &mut self.forks,
+            &mut self.removes,
+            &mut self.unmaps,
+            &mut self.remaps,
+            &mut self.refused,
         ]
     }
 
-    pub(super) const fn of_words(words: [u64; Self::COUNT]) -> Self {
-        let [
-            faults,
-            demand,
-            neighbours,
-            prefill,
-            replayed,
-            zero,
-            removed,
-            present,
-            untracked,
-            poisoned,
-            forks,
-            removes,
-            unmaps,
-            remaps,
-            refused,
-        ] = words;
-        Self {
-            faults,
-            demand,
-            neighbours,
-            prefill,
-            replayed,
-            zero,
-            removed,
-            present,
-            untracked,
-            poisoned,
-            forks,
-            removes,
-            unmaps,
-            remaps,
-            refused,
+    /// All numbers.
+    pub(super) fn words(mut self) -> [u64; Self::COUNT] {
+        self.each().map(|number| *number)
+    }
+
+    /// The same the other way round.
+    pub(super) fn of_words(words: [u64; Self::COUNT]) -> Self {
+        let mut counts = Self::default();
+        for (number, word) in counts.each().into_iter().zip(words) {
+            *number = word;
         }
+        counts
     }
 }
 
