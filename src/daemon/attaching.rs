@@ -155,7 +155,7 @@ impl Work<'_> {
         self.pulse.ready(&format!("goes on serving {name}"));
         // What was being recorded is not complete.
         let (set, _) = sets.for_restore();
-        let server = server.replaying(set).kept_again(&self.kept.directory);
+        let server = server.replaying(set);
         let report = server.go_on(orphaned, target, life.is_hopeless());
         self.pulse
             .stopping(&format!("{name}: {}", summary::how(report.outcome)));

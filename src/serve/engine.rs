@@ -70,10 +70,8 @@ pub(super) struct Engine {
     pub(super) deposit: Option<Deposit>,
     /// Where it stands that this session is to be gone on with if this process is killed.
     pub(super) entry: Option<Entry>,
-    /// Where that is.
-    directory: Option<Directory>,
-    /// To be kept from the first address space on.
-    journal: Option<Journal>,
+    /// Where that is to stand, and what is to be kept, from the first address space on.
+    keeping: Option<(Directory, Journal)>,
     pub(super) store: Option<Store>,
     /// Is told now and then how it goes.
     observer: Option<Observer>,
@@ -101,7 +99,6 @@ impl Engine {
             recording,
             observer,
             keeping,
-            directory,
             store,
         } = server;
         Self {
@@ -129,9 +126,7 @@ impl Engine {
             replayed_in: None,
             deposit: None,
             entry: None,
-            directory: directory
-                .or_else(|| keeping.as_ref().map(|(directory, _)| directory.clone())),
-            journal: keeping.map(|(_, journal)| journal),
+            keeping,
             store,
             observer,
             progress: None,
@@ -163,18 +158,14 @@ impl Engine {
     }
 
     /// From now on whoever takes over knows what this process knows.
-    pub(super) fn remember(&mut self) {
-        let Some(directory) = &self.directory else {
+    fn remember(&mut self) {
+        let Some((directory, journal)) = self.keeping.take() else {
             return;
         };
-        if let Some(journal) = self.journal.take() {
-            self.session.keep_journal(journal);
-        }
+        self.session.keep_journal(journal);
         self.session.remember(self.roots.about(&self.target));
-        if self.entry.is_none() {
-            let journal = self.session.journal();
-            self.entry = journal.and_then(|journal| directory.enter(journal));
-        }
+        let journal = self.session.journal();
+        self.entry = journal.and_then(|journal| directory.enter(journal));
     }
 
     /// What the next run of this program needs to go on. Once more for what is there already, which does no harm.
@@ -345,9 +336,6 @@ impl Engine {
             return;
         }
         self.looked_around = now;
-        if let Some(directory) = &self.directory {
-            directory.pulse();
-        }
         self.look_for_the_dead();
         self.note_only_threads();
         self.check_recording(now);

@@ -11,7 +11,6 @@
     reason = "memory and descriptors shared with another process"
 )]
 
-use std::fs;
 use std::mem::ManuallyDrop;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -27,18 +26,12 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use snapshot_format::PAGE_BYTES;
 
-use super::Target;
+use super::{END_OF_A_PROCESS, Target};
 use crate::addr::{Addr, AddrRange};
 use crate::processes::Parents;
-use crate::takeover::{Sharing, share_descriptors};
+use crate::takeover::{Sharing, descriptors, link_of, share_descriptors};
 use crate::terminal::mention;
 use crate::uffd::{Message, Stop, Userfaultfd};
-
-/// One past the highest page that a program can have, on a processor of four levels of page tables.
-const END_OF_USERS: u64 = 0x7fff_ffff_f000;
-
-/// How long the memory of a process that was killed may take to be given back.
-const END_OF_A_PROCESS: Duration = Duration::from_secs(30);
 
 const IDLE: u32 = 0;
 const SERVING: u32 = 1;
@@ -457,7 +450,7 @@ fn kill_who_touches(targets: &[ManuallyDrop<Target>]) -> bool {
         }
         alive = true;
         // What the other one had read is told again.
-        let _ = userfaultfd.wake(AddrRange::new(Addr::NOWHERE.0, END_OF_USERS));
+        let _ = userfaultfd.wake(AddrRange::EVERYWHERE);
         let mut messages = Vec::new();
         while matches!(userfaultfd.read(&mut messages), Ok(1..)) {}
         for message in messages {
@@ -486,23 +479,4 @@ fn userfaultfds() -> Vec<RawFd> {
         .into_iter()
         .map(|(descriptor, _)| descriptor)
         .collect()
-}
-
-/// What is open, and what it is.
-fn descriptors() -> Vec<(RawFd, String)> {
-    let entries = fs::read_dir("/proc/self/fd")
-        .into_iter()
-        .flatten()
-        .flatten();
-    entries
-        .filter_map(|entry| {
-            let number = entry.file_name().to_str()?.parse().ok()?;
-            Some((number, link_of(number)?))
-        })
-        .collect()
-}
-
-fn link_of(descriptor: RawFd) -> Option<String> {
-    let link = fs::read_link(format!("/proc/self/fd/{descriptor}")).ok()?;
-    Some(link.to_str()?.to_owned())
 }

@@ -72,7 +72,7 @@ pub use self::pool::Workers;
 pub use self::recording::Recording;
 pub use self::report::{Outcome, Report};
 pub use self::server::Server;
-pub use self::target::Target;
+pub use self::target::{END_OF_A_PROCESS, Target};
 use crate::addr::AddrRange;
 use crate::session::{Counts, Latency, OnFailure};
 use crate::space::AddressSpace;

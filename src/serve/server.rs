@@ -35,7 +35,6 @@ pub struct Server {
     pub(super) observer: Option<Observer>,
     /// Where it is to stand that the session is kept, and in what.
     pub(super) keeping: Option<(Directory, Journal)>,
-    pub(super) directory: Option<Directory>,
     pub(super) store: Option<Store>,
 }
 
@@ -62,7 +61,6 @@ impl Server {
             recording: None,
             observer: None,
             keeping: None,
-            directory: None,
             store: None,
         })
     }
@@ -93,13 +91,6 @@ impl Server {
         let journal = Journal::new().map_err(cannot("keep a journal"))?;
         let keeping = Some((directory.clone(), journal));
         Ok(Self { keeping, ..self })
-    }
-
-    /// The same, for [`Server::go_on`]: the journal is there.
-    #[must_use]
-    pub fn kept_again(self, directory: &Directory) -> Self {
-        let directory = Some(directory.clone());
-        Self { directory, ..self }
     }
 
     /// The same, which the next run of this program can go on with when all of it is killed.

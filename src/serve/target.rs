@@ -18,6 +18,9 @@ use crate::addr::Addr;
 use crate::processes::{innermost_number, name_of, pids};
 use crate::readable::readable_within;
 
+/// How long the memory of a process that was killed may take to be given back.
+pub const END_OF_A_PROCESS: Duration = Duration::from_secs(30);
+
 /// Threads of a process that are looked through for one: a millisecond's worth.
 const MANY_THREADS: usize = 64;
 

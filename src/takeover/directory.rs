@@ -17,8 +17,6 @@ const TAKEN: u64 = 1;
 const SERVING: u64 = 2;
 /// To be gone on with, by descriptors that have other numbers than the journal says.
 const STORED: u64 = 3;
-/// How often the loops of this worker have gone round.
-const AT_PULSE: usize = 0;
 /// Not 0 when a worker has died while it was reading.
 const AT_CAREFUL: usize = WORD;
 /// Pages at which workers have died, and that are not to be tried again.
@@ -31,7 +29,7 @@ const AT_WORK: usize = 256 * WORD;
 /// Threads whose work is known.
 pub(super) const THREADS: usize = 256;
 const AT_SESSIONS: usize = 1024 * WORD;
-const _: () = assert!(AT_PULSE < AT_CAREFUL && AT_CAREFUL < AT_OUTCOME && AT_OUTCOME < AT_BAD);
+const _: () = assert!(AT_CAREFUL < AT_OUTCOME && AT_OUTCOME < AT_BAD);
 /// State, journal.
 const SESSION_WORDS: usize = 2;
 const BYTES: NonZeroUsize =
@@ -129,17 +127,6 @@ impl Directory {
             2 => Some(false),
             _ => None,
         }
-    }
-
-    /// A loop has gone round.
-    pub fn pulse(&self) {
-        self.0.word(AT_PULSE).fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Changes as long as loops go round.
-    #[must_use]
-    pub fn last_pulse(&self) -> u64 {
-        self.0.load(AT_PULSE)
     }
 
     /// A thread begins to work at a page, or, with `None`, has done it. Threads are numbered from 0.

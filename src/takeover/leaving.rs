@@ -7,7 +7,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
 use super::keeper::signals;
-use crate::serve::{Guard, kill_family};
+use crate::serve::{END_OF_A_PROCESS, Guard, kill_family};
 use crate::service::Pulse;
 use crate::terminal::say;
 
@@ -34,7 +34,7 @@ pub(super) fn hold(guard: &Guard, pulse: &Pulse, why: &str) -> ExitCode {
         kill_family(target);
     }
     for target in &watched {
-        let _ = target.ends_within(super::stored::END_OF_A_PROCESS);
+        let _ = target.ends_within(END_OF_A_PROCESS);
     }
     ExitCode::FAILURE
 }

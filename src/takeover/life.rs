@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::os::fd::RawFd;
 use std::time::Instant;
 
-use super::descriptors::{close_strays, open_descriptors};
+use super::descriptors::{close_strays, link_of, open_descriptors};
 use super::{Directory, Stored};
 use crate::uffd::Userfaultfd;
 
@@ -81,10 +81,7 @@ impl Life {
     pub(super) fn has_stray_userfaultfd(&self, taken_over: &BTreeSet<RawFd>) -> bool {
         let strays = self.found.difference(&self.kept);
         let mut strays = strays.filter(|number| !taken_over.contains(number));
-        strays.any(|number| {
-            let link = std::fs::read_link(format!("/proc/self/fd/{number}"));
-            link.is_ok_and(|link| link.to_str() == Some(Userfaultfd::LINK))
-        })
+        strays.any(|&number| link_of(number).as_deref() == Some(Userfaultfd::LINK))
     }
 
     pub(super) fn look_around(&mut self) {

@@ -30,6 +30,7 @@ mod store;
 mod stored;
 
 pub use self::blame::Blaming;
+pub(crate) use self::descriptors::{descriptors, link_of};
 pub use self::directory::{Directory, Entry};
 pub use self::keeper::{Alone, Kept, keep};
 pub use self::life::Life;

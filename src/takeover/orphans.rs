@@ -2,16 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::RawFd;
-use std::time::Duration;
 
 use super::Life;
 use crate::failure::Failure;
-use crate::serve::{Guard, Orphaned};
+use crate::serve::{END_OF_A_PROCESS, Guard, Orphaned};
 use crate::session::OnFailure;
 use crate::terminal::mention;
-
-/// How long the memory of a process that was killed may take to be given back.
-const END_OF_A_PROCESS: Duration = Duration::from_secs(30);
 
 /// The sessions of the worker before. Who was about to be served, and may have given its userfaultfd to that one, is killed; and what
 /// else that one had open is closed.

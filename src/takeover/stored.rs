@@ -9,13 +9,10 @@ use std::time::Duration;
 use super::{Directory, Store};
 use crate::pidfd::number_of;
 use crate::processes::{Parents, name_of};
-use crate::serve::{Guard, Target, kill_family};
+use crate::serve::{END_OF_A_PROCESS, Guard, Target, kill_family};
 use crate::service::StoredName;
 use crate::session::{Journal, JournalError, SpaceId};
 use crate::terminal::mention;
-
-/// How long the memory of a process that was killed may take to be given back.
-pub(super) const END_OF_A_PROCESS: Duration = Duration::from_secs(30);
 
 /// How often it is looked for children that are not served, each a millisecond after the one before.
 const LOOKS: u32 = 200;

@@ -119,7 +119,6 @@ fn keep(words: &[&str]) {
             let mut orphaned = found.into_iter().next().expect("a session");
             orphaned.watch(&kept.guard);
             let target = orphaned.target();
-            let server = server.kept_again(&kept.directory);
             server.go_on(orphaned, target, life.is_hopeless())
         };
         say(&format!("{:?} {}", report.outcome, life.deaths()));

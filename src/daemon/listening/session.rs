@@ -16,7 +16,8 @@ use crate::handover::firecracker::{self, Region};
 use crate::handover::peer::Credentials;
 use crate::handover::receive::{self, HandshakeError, Received, Refused};
 use crate::serve::{
-    Guard, Handover, Options, Orders, Orphaned, Outcome, Server, Target, Workers, letting_go,
+    END_OF_A_PROCESS, Guard, Handover, Options, Orders, Orphaned, Outcome, Server, Target, Workers,
+    letting_go,
 };
 use crate::service::Pulse;
 use crate::source::PageSource;
@@ -24,8 +25,6 @@ use crate::space::AddressSpace;
 use crate::takeover::{Directory, Store};
 use crate::uffd::{Features, Stop, Userfaultfd};
 
-/// How long the memory of a process that was killed may take to be given back.
-const END_OF_A_PROCESS: Duration = Duration::from_secs(30);
 /// Longer than any hand-over, and not beyond the end of the clock.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -140,7 +139,6 @@ pub(super) fn go_on(
     let server = server
         .replaying(set)
         .observed(common.pulse.observer())
-        .kept_again(&common.directory)
         .stored(common.store.as_ref());
     let report = server.go_on(orphaned, target, hopeless);
     drop(place);
