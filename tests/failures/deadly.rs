@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use nix::sys::resource::{Resource, setrlimit};
 use snapshot_format::{PageNo, Snapshot};
@@ -16,6 +15,7 @@ use uffd_restore::takeover::{self, Alone, Blaming, Kept, Stored};
 
 use super::actor::{Actor, Survey};
 use super::lab::Lab;
+use super::library::options;
 use super::support::child::fork_with;
 use super::support::{PATIENCE, Target, say};
 
@@ -78,23 +78,11 @@ fn keep(words: &[&str]) {
     let granularity = granularity.parse().expect("pages");
     let source = SnapshotSource::new(Arc::clone(&snapshot));
     let source: Arc<dyn PageSource> = Arc::new(Deadly(source, granularity));
-    let options = serve::Options {
-        jobs: 2,
-        prefill: match prefill {
-            "all" => Prefill::All,
-            _ => Prefill::None,
-        },
-        prefill_rate: None,
-        prefill_urgent: false,
-        prefill_delay: Duration::ZERO,
-        record_first: false,
-        head_start: Duration::ZERO,
-        read_ahead: 0,
-        on_failure: OnFailure::Poison,
-        finish_within: PATIENCE,
-        follow: true,
-        quiet: true,
+    let prefill = match prefill {
+        "all" => Prefill::All,
+        _ => Prefill::None,
     };
+    let options = options(prefill, OnFailure::Poison);
     let choices = [format!("largest={address}").parse().expect("a choice")];
     let attaching = handover::Options {
         pid: pid.parse().expect("a pid"),

@@ -103,17 +103,11 @@ fn open(lab: &Lab, plan: &Plan) -> Arc<Snapshot<File>> {
     Arc::new(Snapshot::open(file).expect("a snapshot"))
 }
 
-/// Serves an actor in another thread of this process.
-fn serve(
-    snapshot: &Arc<Snapshot<File>>,
-    source: Troubled,
-    actor: &Actor,
-    on_failure: OnFailure,
-    ready: fn(),
-) -> std::thread::JoinHandle<Report> {
-    let options = serve::Options {
+/// Two threads that decode, and nothing that nobody asks for but for `prefill`.
+pub(crate) fn options(prefill: Prefill, on_failure: OnFailure) -> serve::Options {
+    serve::Options {
         jobs: 2,
-        prefill: Prefill::None,
+        prefill,
         prefill_rate: None,
         prefill_urgent: false,
         prefill_delay: Duration::ZERO,
@@ -124,7 +118,18 @@ fn serve(
         finish_within: PATIENCE,
         follow: true,
         quiet: true,
-    };
+    }
+}
+
+/// Serves an actor in another thread of this process.
+fn serve(
+    snapshot: &Arc<Snapshot<File>>,
+    source: Troubled,
+    actor: &Actor,
+    on_failure: OnFailure,
+    ready: fn(),
+) -> std::thread::JoinHandle<Report> {
+    let options = options(Prefill::None, on_failure);
     let choice: Choice = format!("largest={:#x}", actor.address)
         .parse()
         .expect("a choice");

@@ -5,6 +5,16 @@ use crate::machine::Machine;
 use crate::support::confined::{CAP_KILL, assert_confined};
 use crate::support::service::worker_of;
 
+#[track_caller]
+fn assert_success(machine: &Machine, unit: &str) {
+    assert_eq!(
+        machine.show(unit, "Result"),
+        "success",
+        "{}",
+        machine.logs()
+    );
+}
+
 /// The unit is as it is shipped.
 #[test]
 fn a_target_is_restored_by_the_unit() {
@@ -23,12 +33,7 @@ fn a_target_is_restored_by_the_unit() {
     assert_confined(worker_of(daemon).expect("it serves"), CAP_KILL);
     holder.check();
     machine.wait_for(unit, "ActiveState", |state| state == "inactive");
-    assert_eq!(
-        machine.show(unit, "Result"),
-        "success",
-        "{}",
-        machine.logs()
-    );
+    assert_success(&machine, unit);
     holder.check();
     holder.target.finish();
 }
@@ -66,12 +71,7 @@ fn stopping_finishes() {
     machine.must(&["start", "uffd-restore@web.service"]);
     machine.must(&["stop", "uffd-restore@web.service"]);
     let unit = "uffd-restore@web.service";
-    assert_eq!(
-        machine.show(unit, "Result"),
-        "success",
-        "{}",
-        machine.logs()
-    );
+    assert_success(&machine, unit);
     holder.check();
 }
 
