@@ -24,7 +24,7 @@
 //! | `placement.rs` | where the loop's thread runs                                            |
 //! | `letting_go.rs` | poisoning what nobody will serve, unregistering what the target keeps  |
 //! | `kernel.rs`  | the real kernel behind the rules of [`crate::session`]                    |
-//! | `guard.rs`   | [`Guard`]: what happens to the target when this program is killed         |
+//! | `guard/`     | [`Guard`]: what happens to the target when this program is killed         |
 //! | `target.rs`  | [`Target`]: the process, held by a descriptor                             |
 //! | `report.rs`  | [`Report`]: how it went                                                   |
 

@@ -1,0 +1,200 @@
+//! The guard's life.
+#![expect(unsafe_code, reason = "descriptors whose owner is dead")]
+
+use std::mem::ManuallyDrop;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use snapshot_format::PAGE_BYTES;
+
+use super::{SERVING, Shared, Slot};
+use crate::addr::{Addr, AddrRange};
+use crate::processes::Parents;
+use crate::serve::{END_OF_A_PROCESS, Target};
+use crate::takeover::{descriptors, link_of};
+use crate::terminal::mention;
+use crate::uffd::{Message, Stop, Userfaultfd};
+
+/// Who else must not outlive this program, which had not watched over them when it was killed. Asked by the guard, in its own copy.
+pub trait Unwatched {
+    /// A descriptor that this program had, and that is neither a userfaultfd nor names a process. Closed if it is of no use.
+    fn offer(&mut self, descriptor: OwnedFd);
+    /// Those that have come by now.
+    fn come(&mut self) -> Vec<Target>;
+    /// Whether others may come.
+    fn more(&self) -> bool;
+}
+
+/// Nobody can be handed over but by [`Guard::watch`].
+impl Unwatched for () {
+    fn offer(&mut self, _: OwnedFd) {}
+
+    fn come(&mut self) -> Vec<Target> {
+        Vec::new()
+    }
+
+    fn more(&self) -> bool {
+        false
+    }
+}
+
+/// The guard's whole life.
+pub(super) fn keep_watch(
+    served_by: BorrowedFd<'_>,
+    shared: &Shared,
+    mut unwatched: impl Unwatched,
+) {
+    let _ = nix::sys::prctl::set_name(c"uffd-guard");
+    let mut waited = [PollFd::new(served_by, PollFlags::POLLIN)];
+    while !matches!(poll(&mut waited, PollTimeout::NONE), Ok(1..)) {}
+    wait_for_worker(shared);
+    close_others(&mut unwatched);
+    let served = |slot: &&Slot| slot.state.load(Ordering::SeqCst) == SERVING;
+    let targets: Vec<_> = shared
+        .slots
+        .iter()
+        .filter(served)
+        .map(Slot::target)
+        .collect();
+    if shared.in_store.load(Ordering::SeqCst) != 0 {
+        return kill_beside_kept(&targets);
+    }
+    let strays = unwatched.come();
+    if !targets.is_empty() || !strays.is_empty() {
+        announce(targets.iter().map(|target| &**target).chain(&strays));
+    }
+    for target in &targets {
+        kill_family(target);
+    }
+    for stray in &strays {
+        kill_family(stray);
+    }
+    // Where nothing is missing any more there is no userfaultfd.
+    while kill_who_touches(&targets) || unwatched.more() {
+        std::thread::sleep(Duration::from_millis(20));
+        for stray in unwatched.come() {
+            kill_family(&stray);
+        }
+    }
+}
+
+/// The next run of this program goes on with some of them: what those have to say is not to be read. The others are ended as long as
+/// their descriptors are open.
+fn kill_beside_kept(targets: &[ManuallyDrop<Target>]) {
+    if !targets.is_empty() {
+        announce(targets.iter().map(|target| &**target));
+    }
+    for target in targets {
+        kill_family(target);
+    }
+    for target in targets {
+        let _ = target.ends_within(END_OF_A_PROCESS);
+    }
+}
+
+/// Without waiting for whoever reads it: killing comes first.
+fn announce<'a>(killed: impl Iterator<Item = &'a Target>) {
+    let mut pids: Vec<i32> = killed.map(|target| target.pid).collect();
+    pids.dedup();
+    let pids: Vec<String> = pids.iter().map(i32::to_string).collect();
+    mention(&format!(
+        "uffd-restore: the process that served {pids} was killed; {pids} and what was forked from it are being killed, for \
+         memory is missing that must not read as zeros",
+        pids = pids.join(", ")
+    ));
+}
+
+/// As long as there is one that serves all is well. Nobody will start another one.
+fn wait_for_worker(shared: &Shared) {
+    let Some(number @ 0..) = shared.worker.load(Ordering::SeqCst).checked_sub(1) else {
+        return;
+    };
+    // SAFETY: it is never closed.
+    let worker = unsafe { BorrowedFd::borrow_raw(number) };
+    let mut waited = [PollFd::new(worker, PollFlags::POLLIN)];
+    while !matches!(poll(&mut waited, PollTimeout::NONE), Ok(1..)) {}
+}
+
+/// Closes what is neither a userfaultfd nor names a process: above all a socket on which nobody takes connections any more.
+fn close_others(unwatched: &mut impl Unwatched) {
+    for (descriptor, link) in descriptors() {
+        let kept = [Userfaultfd::LINK, "anon_inode:[pidfd]", "pidfd:"];
+        // It may be the one by which the table was read, and something else by now.
+        let is_open = link_of(descriptor).as_ref() == Some(&link);
+        if descriptor > 2 && is_open && !kept.iter().any(|kept| link.starts_with(kept)) {
+            // SAFETY: it is open, and nobody else uses this table any more.
+            unwatched.offer(unsafe { OwnedFd::from_raw_fd(descriptor) });
+        }
+    }
+}
+
+/// Kills a process and its descendants, the youngest first: an orphan would not be known as one of them any more.
+pub(crate) fn kill_family(root: &Target) {
+    const LONG_ENOUGH: u32 = 1000;
+    let me = nix::unistd::getpid().as_raw();
+    for _ in 0..LONG_ENOUGH {
+        // Once it has ended, its number may mean somebody else.
+        if root.has_ended() {
+            return;
+        }
+        // Whoever adopts orphans may have adopted this one.
+        let descendants = Parents::now().without(me).descendants(root.pid);
+        if descendants.is_empty() {
+            break;
+        }
+        for descendant in descendants {
+            if let Ok(descendant) = Target::open(descendant, String::new()) {
+                let _ = descendant.kill();
+            }
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let _ = root.kill();
+}
+
+/// Kills whoever waits for a missing page: orphans, whom nothing else tells to be of the family. Where the kernel does not say who it
+/// is, the page is poisoned. True as long as one of the userfaultfds in the table belongs to an address space that exists.
+fn kill_who_touches(targets: &[ManuallyDrop<Target>]) -> bool {
+    let mut alive = false;
+    for descriptor in userfaultfds() {
+        // SAFETY: it was open a moment ago, and nobody else uses this table any more; it is not closed here.
+        let owned = unsafe { OwnedFd::from_raw_fd(descriptor) };
+        let userfaultfd = ManuallyDrop::new(Userfaultfd::from(owned));
+        // One that was never made ready is of no use to anybody.
+        if let Some(Stop::Gone | Stop::Other(_)) = userfaultfd.probe(Addr::NOWHERE, PAGE_BYTES) {
+            continue;
+        }
+        alive = true;
+        // What the other one had read is told again.
+        let _ = userfaultfd.wake(AddrRange::EVERYWHERE);
+        let mut messages = Vec::new();
+        while matches!(userfaultfd.read(&mut messages), Ok(1..)) {}
+        for message in messages {
+            let Message::Fault(fault) = message else {
+                continue;
+            };
+            let mut touching = targets
+                .iter()
+                .filter_map(|target| target.process_of(fault.thread, fault.address));
+            match touching.next() {
+                Some(process) => drop(process.kill()),
+                None => {
+                    let page = AddrRange::at(fault.address.page(PAGE_BYTES), PAGE_BYTES);
+                    userfaultfd.poison(page);
+                }
+            }
+        }
+    }
+    alive
+}
+
+fn userfaultfds() -> Vec<RawFd> {
+    let mut found = descriptors();
+    found.retain(|(_, link)| link == Userfaultfd::LINK);
+    found
+        .into_iter()
+        .map(|(descriptor, _)| descriptor)
+        .collect()
+}
