@@ -24,6 +24,8 @@ use crate::session::OnFailure;
   uffd-restore --snapshot vm.snap --pid 4242 --region largest=0x7f3a00000000
   uffd-restore --snapshot vm.snap --listen /run/vm/uffd.sock --allow-uid 123
   uffd-restore --snapshot vm.mem --peer-fd 3
+  uffd-restore --snapshot service.snap --pid 4242 --state-dir /run/uffd-restore
+  uffd-restore --resume /run/uffd-restore/4242.state
   uffd-restore --check
   uffd-restore lazy-pages -D images --snapshot dump.snap
 
@@ -40,7 +42,7 @@ pub struct Cli {
     pub command: Option<Command>,
     /// Snapshot to restore, as `uffd-snapshot` writes it. With --listen and --peer-fd also a raw memory file, as Firecracker
     /// writes it
-    #[arg(long, value_name = "FILE", required_unless_present = "check")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["check", "resume"])]
     pub snapshot: Option<PathBuf>,
     /// What to do.
     #[command(flatten)]
@@ -82,6 +84,10 @@ pub struct Cli {
     /// Write this program's process id to a file, which is removed at the end
     #[arg(long, value_name = "FILE")]
     pub pidfile: Option<PathBuf>,
+    /// Keep what is needed to go on if all of this program is killed, in a folder in memory (tmpfs). Targets wait then, and --resume
+    /// goes on. systemd has a store for that, and this option is not needed there
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
     /// For debugging: do not limit the system calls that this program may make while it serves
     #[arg(long)]
     pub no_seccomp: bool,
@@ -128,8 +134,12 @@ pub struct What {
     /// Serve the VMM at the other end of this connected socket, which was inherited, and no other
     #[arg(long, value_name = "N", conflicts_with = "regions")]
     pub peer_fd: Option<RawFd>,
+    /// Go on where another uffd-restore was killed as a whole, whose targets wait: the file that it had made for that (--state-dir).
+    /// It is told what that one was told; what is given here counts instead
+    #[arg(long, value_name = "STATE")]
+    pub resume: Option<PathBuf>,
     /// Say what this kernel and this user can do, and what is missing for what
-    #[arg(long, conflicts_with_all = ["snapshot", "regions", "ready_fd", "pidfile"])]
+    #[arg(long, conflicts_with_all = ["snapshot", "regions", "ready_fd", "pidfile", "state_dir"])]
     pub check: bool,
 }
 

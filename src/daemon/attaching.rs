@@ -10,9 +10,10 @@ use std::sync::Arc;
 use snapshot_format::{PAGE_BYTES, Snapshot};
 
 use super::confining::{confine, powerless_workers};
-use super::inherited::{Inherited, stored};
+use super::inherited::Inherited;
 use super::limits::raise_descriptors;
 use super::readiness::{Pidfile, ReadyDescriptor};
+use super::resuming::{beginning, clean_up};
 use super::summary::{self, Serving};
 use super::working_sets::{Wanted, WorkingSets};
 use crate::cli::restore::{Cli, OnFailureName, PlacementName, PrefillName};
@@ -21,12 +22,12 @@ use crate::handover::{self, AttachError, Attached};
 use crate::serve::{self, Orders, Prefill, Report, Server};
 use crate::service::{Allowed, Confinement, Plan, Pulse};
 use crate::source::SnapshotSource;
-use crate::takeover::{self, Alone, Blaming, Kept, Life};
+use crate::takeover::{self, Alone, Blaming, Kept, Life, Resumed};
 use crate::terminal::mention;
 use crate::tool;
 use crate::tracee::TraceError;
 
-pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &Cli, resumed: Option<Resumed>) -> Result<ExitCode, Failure> {
     // It is there unless --check is.
     let path = args.snapshot.clone().unwrap_or_default();
     let mut inherited = Inherited::default();
@@ -34,7 +35,6 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
     let ready = ready
         .map(|number| ReadyDescriptor::take(&mut inherited, number))
         .transpose()?;
-    let stored = stored(&mut inherited)?;
     let pulse = Pulse::from_environment();
     // Before there is any other thread, and before the target is touched.
     serve::hold_signals()
@@ -45,8 +45,11 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
     if u32::try_from(pid) == Ok(std::process::id()) {
         return Err(AttachError::from(TraceError::Myself { pid }).into());
     }
-    let kept = Kept::start(&pulse, stored)?;
-    kept.run(|| keep(args, path, ready, pulse, &kept))
+    let beginning = beginning(args, &mut inherited, &pulse, resumed)?;
+    let kept = Kept::start(&pulse, beginning)?;
+    let status = kept.run(|| keep(args, path, ready, pulse, &kept));
+    clean_up(&kept);
+    status
 }
 
 /// The keeper's life.
@@ -70,10 +73,12 @@ fn keep(
     // The first worker closes it, for the keeper as well.
     let ready = ManuallyDrop::new(Cell::new(ready));
     let status = takeover::keep(kept, Alone::Ends, |life| {
+        // To the others its number means something else.
+        let ready = life.is_first().then(|| ready.take()).flatten();
         if life.takes_over() {
-            work.take_over(life)
+            work.take_over(life, ready)
         } else {
-            work.attach(ready.take())
+            work.attach(ready)
         }
     });
     drop(pidfile);
@@ -99,14 +104,18 @@ impl Work<'_> {
         let server = server
             .replaying(set)
             .recording(recording)
-            .kept(&self.kept.directory)?;
+            .kept(&self.kept.directory, self.kept.journal()?);
         let options = handover::Options {
             pid: args.what.pid.unwrap_or_default(),
             choices: &args.regions,
             stop_timeout: args.stop_timeout,
             on_failure: args.on_failure.into(),
+            leaves: self.kept.to_be_left(),
         };
         let attached = handover::attach(&self.snapshot, &self.source, &options)?;
+        if let Some(number) = attached.left {
+            self.kept.was_left(options.pid, number)?;
+        }
         let serving = Serving::new(&attached, &self.path);
         let Attached {
             handover, standing, ..
@@ -140,7 +149,7 @@ impl Work<'_> {
     }
 
     /// What the others do.
-    fn take_over(&self, life: &Life) -> Result<bool, Failure> {
+    fn take_over(&self, life: &Life, ready: Option<ReadyDescriptor>) -> Result<bool, Failure> {
         let args = self.args;
         // First: what fails here can be tried again.
         let (sets, server, confinement) = self.prepare()?;
@@ -149,10 +158,17 @@ impl Work<'_> {
             return Ok(true);
         };
         orphaned.watch(&self.kept.guard);
+        self.kept.goes_on();
         let target = orphaned.target();
         let name = target.describe();
         confine(confinement);
         self.pulse.ready(&format!("goes on serving {name}"));
+        if let Some(ready) = ready {
+            ready.ready();
+        }
+        if life.is_first() {
+            summary::announce(summary::goes_on(&target, orphaned.owes(), args.json));
+        }
         // What was being recorded is not complete.
         let (set, _) = sets.for_restore();
         let server = server.replaying(set);
@@ -179,7 +195,7 @@ impl Work<'_> {
         let source = Arc::new(self.source.clone());
         let source = Blaming::new(source, &self.kept.directory);
         let workers = powerless_workers(&source, options.jobs)?;
-        let confinement = Confinement::prepare(&plan(args))?;
+        let confinement = Confinement::prepare(&plan(args, self.kept))?;
         let server = Server::prepare(&source, workers, Orders::Signals, options)?
             .observed(self.pulse.observer())
             .stored(self.kept.store.as_ref());
@@ -188,10 +204,11 @@ impl Work<'_> {
 }
 
 /// What serving one process takes.
-fn plan(args: &Cli) -> Plan {
+fn plan(args: &Cli, kept: &Kept) -> Plan {
     Plan {
         allowed: Allowed {
             files: args.touched.record_working_set.is_some(),
+            shelf: kept.to_be_left().is_some(),
             ..Allowed::default()
         },
         // Which child it was that needs a page that cannot be served.

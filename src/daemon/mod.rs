@@ -10,6 +10,7 @@
 //! | `readiness.rs` | telling others that the target is being served          |
 //! | `inherited.rs` | descriptors that were given to this program             |
 //! | `limits.rs`    | descriptors                                             |
+//! | `resuming.rs`  | `--resume`, `--state-dir`                               |
 //! | `summary.rs`   | how it went, in one line                                |
 //! | `working_sets/` | what was touched last time, and what is this time      |
 
@@ -21,6 +22,7 @@ mod lazy_pages;
 mod limits;
 mod listening;
 mod readiness;
+mod resuming;
 mod summary;
 mod working_sets;
 
@@ -30,7 +32,7 @@ use crate::cli::restore::{Cli, Command};
 use crate::failure::Failure;
 use crate::serve::hold_signals;
 use crate::service::Pulse;
-use crate::takeover::Kept;
+use crate::takeover::{Beginning, Kept};
 
 /// What was asked for makes no sense. If an earlier run of this program has left something to this one, that is kept until another one comes;
 /// otherwise this is the end.
@@ -43,7 +45,7 @@ pub fn misused(error: &clap::Error) -> Result<ExitCode, Failure> {
         error.exit();
     }
     hold_signals().map_err(|errno| Failure::Usage(format!("cannot hold signals: {errno}")))?;
-    let kept = Kept::start(&Pulse::from_environment(), stored)?;
+    let kept = Kept::start(&Pulse::from_environment(), Beginning::Stored(stored))?;
     kept.run(|| Err(Failure::Usage(error.to_string())))
 }
 
@@ -58,8 +60,11 @@ pub fn run(args: &Cli) -> Result<ExitCode, Failure> {
     if args.what.check {
         return check::run(args.json);
     }
-    if args.what.pid.is_some() {
-        return attaching::run(args);
+    if let Some(state) = &args.what.resume {
+        return resuming::run(state);
     }
-    listening::run(args)
+    if args.what.pid.is_some() {
+        return attaching::run(args, None);
+    }
+    listening::run(args, None)
 }

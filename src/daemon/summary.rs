@@ -9,7 +9,7 @@ use serde::Serialize;
 use snapshot_format::PAGE_BYTES;
 
 use crate::handover::Attached;
-use crate::serve::{Outcome, Report};
+use crate::serve::{Outcome, Report, Target};
 use crate::terminal::{printable, say, takes_output};
 use crate::tool;
 
@@ -65,6 +65,19 @@ impl Serving {
             time(stood_still),
         )
     }
+}
+
+/// The line on standard output of who goes on with what an earlier run has left.
+pub(super) fn goes_on(target: &Target, owed: u64, json: bool) -> String {
+    if json {
+        return as_json(&GoesOnJson {
+            event: "goes_on",
+            pid: target.pid,
+            name: &target.name,
+            owed_bytes: owed,
+        });
+    }
+    format!("goes on serving {}: {} owed", target.describe(), size(owed))
 }
 
 /// The line at the end: for people on standard error, for programs on standard output, with the number of frames that were decoded into a
@@ -185,6 +198,14 @@ struct ServingJson<'a> {
     owed_bytes: u64,
     eager_bytes: u64,
     stood_still_seconds: f64,
+}
+
+#[derive(Serialize)]
+struct GoesOnJson<'a> {
+    event: &'static str,
+    pid: i32,
+    name: &'a str,
+    owed_bytes: u64,
 }
 
 #[derive(Serialize)]

@@ -11,6 +11,7 @@
 //! 5. The threads go on when [`Standing::release`] is called.
 
 use std::fs::File;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use super::contents::Contents;
 use super::memory::{Present, drop_content, map_missing, present_pages};
 use super::placement::{Choice, Place, Situation, Way, place};
 use super::standing::Standing;
-use super::{create, must_be_present};
+use super::{create, left, must_be_present};
 use crate::addr::{Addr, AddrRange};
 use crate::capture::TargetIdentity;
 use crate::capture::plan::candidates;
@@ -43,6 +44,8 @@ pub struct Options<'a> {
     pub stop_timeout: Duration,
     /// What the kernel must be able to do.
     pub on_failure: OnFailure,
+    /// A socket that is to be left open in it.
+    pub leaves: Option<BorrowedFd<'a>>,
 }
 
 /// A target that stands still and waits to be served, and what was done to it.
@@ -56,6 +59,8 @@ pub struct Attached {
     pub lazy: usize,
     /// Bytes that were restored because they cannot wait for a fault.
     pub eager_bytes: u64,
+    /// The number of the socket that was left open in it.
+    pub left: Option<RawFd>,
 }
 
 /// Attaches to a process, which stands still afterwards.
@@ -91,7 +96,12 @@ pub fn attach(
     });
     let done = match replaced {
         Ok(done) => done,
-        Err(error) if !lost => return Err(error),
+        Err(error) if !lost => {
+            if let Some(number) = prepared.left {
+                drop(left::close(&mut process, number));
+            }
+            return Err(error);
+        }
         Err(error) => {
             if let Err(ended @ TraceError::Ended { .. }) = process.check_still_there() {
                 return Err(ended.into());
@@ -122,6 +132,7 @@ pub fn attach(
             .filter(|place| place.way != Way::Eager)
             .count(),
         eager_bytes: done.eager_bytes,
+        left: prepared.left,
     })
 }
 
@@ -135,6 +146,7 @@ struct Prepared<'a> {
     contents: Contents<'a>,
     /// Pages that cannot wait for a fault.
     eager: Vec<Addr>,
+    left: Option<RawFd>,
 }
 
 fn prepare<'a>(
@@ -169,6 +181,9 @@ fn prepare<'a>(
         return Err(AttachError::AskedToEnd);
     }
     map_missing(process, &places)?;
+    // While all of its memory is there: it makes the calls.
+    let left = options.leaves.map(|socket| left::leave(process, socket));
+    let left = left.transpose()?;
     Ok(Prepared {
         target,
         follower,
@@ -176,6 +191,7 @@ fn prepare<'a>(
         userfaultfd,
         contents,
         eager,
+        left,
     })
 }
 

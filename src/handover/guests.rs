@@ -143,6 +143,11 @@ impl<'c, 'p> Guests<'c, 'p> {
         }
     }
 
+    /// The target keeps a descriptor that was opened.
+    pub(super) fn keep(&mut self, descriptor: RawFd) {
+        self.open.retain(|open| *open != descriptor);
+    }
+
     /// Closes what is still open and unmaps the memory.
     pub(super) fn leave(mut self) -> Result<(), HandoverError> {
         while let Some(descriptor) = self.open.last().copied() {

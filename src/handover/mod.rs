@@ -7,6 +7,7 @@
 //! | `placement/`      | which region goes where; decided before anything is touched                 |
 //! | `remote_uffd.rs`  | [`create`]: a userfaultfd made inside of a stopped process                  |
 //! | `guests.rs`       | descriptors that a target has for a moment, and how they get in and out     |
+//! | `left.rs`         | a socket that is left open in a target                                      |
 //! | `eager.rs`        | [`must_be_present`]: pages that cannot wait for a fault                     |
 //! | `contents.rs`     | content that goes into the target before it runs                            |
 //! | `memory.rs`       | making memory, emptying it, and what is left in it                          |
@@ -26,6 +27,7 @@ mod eager;
 mod error;
 pub mod firecracker;
 mod guests;
+mod left;
 mod memory;
 pub mod peer;
 pub mod placement;
@@ -39,5 +41,6 @@ pub use attach::{Attached, Options, attach};
 pub use attach_error::AttachError;
 pub use eager::must_be_present;
 pub use error::HandoverError;
+pub use left::take_back;
 pub use remote_uffd::create;
 pub use standing::{Released, Standing};

@@ -63,7 +63,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 pub use self::arriving::{Arrival, Arrivals, Herald, Newcomer, arrivals};
 pub(crate) use self::guard::kill_family;
-pub use self::guard::{Guard, MOST_TARGETS, Unwatched, Watched};
+pub use self::guard::{Guard, MOST_TARGETS, Next, Unwatched, Watched};
 pub use self::orphaned::Orphaned;
 pub use self::poller::{
     ENDING_SIGNALS, EndingSignals, Orders, asked_to_end, hold_signals, obey_only,

@@ -38,7 +38,7 @@ impl Orphaned {
         let installer = |id, number| {
             let number = match stored {
                 None => Some(number),
-                Some(stored) => stored.space(slot, id),
+                Some(stored) => stored.space(slot, id, number),
             };
             if let (None, Some(stored)) = (number, stored) {
                 stored.kill_lost(slot, id);
@@ -80,6 +80,12 @@ impl Orphaned {
     #[must_use]
     pub fn target(&self) -> Arc<Target> {
         Arc::clone(&self.host)
+    }
+
+    /// Bytes that are owed.
+    #[must_use]
+    pub fn owes(&self) -> u64 {
+        self.recovered.session.owes()
     }
 
     /// The processes that were handed over, as far as they are known.

@@ -83,14 +83,11 @@ impl Server {
         Self { observer, ..self }
     }
 
-    /// The same, which another process can go on with when this one is killed.
-    ///
-    /// # Errors
-    /// [`ServeError`].
-    pub fn kept(self, directory: &Directory) -> Result<Self, ServeError> {
-        let journal = Journal::new().map_err(cannot("keep a journal"))?;
+    /// The same, which another process can go on with when this one is killed, by what is in a journal.
+    #[must_use]
+    pub fn kept(self, directory: &Directory, journal: Journal) -> Self {
         let keeping = Some((directory.clone(), journal));
-        Ok(Self { keeping, ..self })
+        Self { keeping, ..self }
     }
 
     /// The same, which the next run of this program can go on with when all of it is killed.

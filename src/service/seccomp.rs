@@ -25,6 +25,8 @@ pub struct Allowed {
     pub agreements: bool,
     /// Files are written: working sets, numbers.
     pub files: bool,
+    /// Descriptors are taken back from a socket that keeps them.
+    pub shelf: bool,
 }
 
 /// A filter that cannot be made or set.
@@ -109,6 +111,7 @@ fn rules(allowed: Allowed) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompile
         (true, ALWAYS),
         (allowed.connections, CONNECTIONS),
         (allowed.files, WRITES),
+        (allowed.shelf, &[libc::SYS_recvmsg]),
     ];
     for call in groups
         .iter()

@@ -96,6 +96,11 @@ pub trait Installer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SpaceId(pub u64);
 
+impl SpaceId {
+    /// That of the first one of each session.
+    pub const FIRST: Self = Self(0);
+}
+
 /// Content that is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
@@ -185,7 +190,7 @@ impl<I: Installer> Session<I> {
     pub fn new(on_failure: OnFailure) -> Self {
         Self {
             members: BTreeMap::new(),
-            next_id: 0,
+            next_id: SpaceId::FIRST.0,
             on_failure,
             counts: Counts::default(),
             latency: Latency::default(),

@@ -15,10 +15,10 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::descriptors::open_descriptors;
-use super::leaving::{LEFT, hold};
+use super::leaving::{Beginning, LEFT, Leaving, hold};
 use super::{Directory, Life, Sharing, Store, Stored, share_descriptors};
 use crate::failure::Failure;
-use crate::serve::{Guard, ServeError, obey_only};
+use crate::serve::{Guard, Next, ServeError, obey_only};
 use crate::service::Pulse;
 use crate::terminal::{mention, say};
 
@@ -43,6 +43,7 @@ pub struct Kept {
     pub guard: Arc<Guard>,
     /// What keeps everything when all are dead, if anything does.
     pub store: Option<Store>,
+    pub(super) leaving: Option<Leaving>,
     stored: Stored,
     pulse: Pulse,
     /// This process.
@@ -52,57 +53,76 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// To be made while there is one thread, and before anything is opened that a worker might close. `stored` is what an earlier run has
-    /// left.
+    /// To be made while there is one thread, and before anything is opened that a worker might close.
     ///
     /// # Errors
-    /// [`ServeError`].
-    pub fn start(pulse: &Pulse, stored: Stored) -> Result<Self, ServeError> {
+    /// [`Failure`].
+    pub fn start(pulse: &Pulse, beginning: Beginning) -> Result<Self, Failure> {
         let kernel = |doing| move |errno| ServeError::Kernel { doing, errno };
         let oom = fs::read_to_string(OOM).unwrap_or_default();
         // The keeper, and the guard that it starts, are the last to be chosen. Permitted or not, it goes on.
         let _ = fs::write(OOM, "-1000");
-        let guard = if Store::is_there(pulse) || !stored.is_empty() {
-            Guard::start_beside_store()
-        } else {
-            Guard::start()
+        let (leaving, stored) = Leaving::of(beginning)?;
+        let next = match &leaving {
+            Some(leaving) => leaving.next(),
+            None if Store::is_there(pulse) || !stored.is_empty() => Next::Started,
+            None => Next::Nobody,
         };
+        let guard = Guard::start_before(next);
         let guard = guard.map_err(kernel("start the process that watches over this one"))?;
         let guard = Arc::new(guard);
+        let store = match &leaving {
+            Some(leaving) => Some(leaving.store(&guard)?),
+            None => Store::from_environment(pulse, &guard),
+        };
         Ok(Self {
             oom,
             keeper: nix::unistd::getpid(),
             directory: Directory::new().map_err(kernel("keep a list of what is served"))?,
-            store: Store::from_environment(pulse, &guard),
+            store,
             guard,
+            leaving,
             stored,
             pulse: pulse.clone(),
         })
     }
 
     /// Does what this program is for: `work`, with the sessions of an earlier run, if there are any. As long as nobody can go on with
-    /// those, whatever the reason, this does not return.
+    /// those, and they would be lost with this process, this does not return.
     ///
     /// # Errors
-    /// Those of `work`.
+    /// Those of `work`; and that nobody can go on.
     pub fn run(
         &self,
         work: impl FnOnce() -> Result<ExitCode, Failure>,
     ) -> Result<ExitCode, Failure> {
         let store = self.store.as_ref();
         if let Err(error) = self.stored.restore(&self.directory, &self.guard, store) {
-            return Ok(self.hold(&format!("their journal: {error}")));
+            return self.cannot_go_on(Failure::Usage(format!("their journal: {error}")));
         }
         match work() {
             Err(failure) if self.directory.has_sessions() && store.is_some() => {
-                Ok(self.hold(&failure.to_string()))
+                self.cannot_go_on(failure)
             }
             other => other,
         }
     }
 
-    fn hold(&self, why: &str) -> ExitCode {
-        hold(&self.guard, &self.pulse, why)
+    fn cannot_go_on(&self, why: Failure) -> Result<ExitCode, Failure> {
+        match &self.leaving {
+            None => Ok(hold(&self.guard, &self.pulse, &why.to_string())),
+            Some(leaving) => {
+                leaving.leave(&self.guard);
+                Err(why)
+            }
+        }
+    }
+
+    /// This run has all that an earlier one had left. To be called when somebody is about to serve it.
+    pub fn goes_on(&self) {
+        if let Some(leaving) = &self.leaving {
+            leaving.goes_on(&self.guard);
+        }
     }
 }
 
@@ -157,7 +177,8 @@ pub fn keep(
         {
             End::Left => return Ok(ExitCode::from(LEFT)),
             End::Exit(_) if kept.store.is_some() && kept.directory.has_sessions() => {
-                return Ok(kept.hold("the process that serves has ended, and said why"));
+                let why = "the process that serves has ended, and said why";
+                return kept.cannot_go_on(Failure::Usage(why.into()));
             }
             End::Exit(code) => return Ok(ExitCode::from(code)),
             End::Killed(signal) => {
@@ -190,7 +211,8 @@ fn begin_life(kept: &Kept, life: &mut Life) {
     // What is sent to the keeper's group, by a terminal above all, the keeper passes on.
     let _ = nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0));
     obey_only(kept.keeper);
-    if kept.store.is_some() {
+    if let Some(store) = &kept.store {
+        store.look();
         // The next run goes on. This one would finish, and nobody would know.
         let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
         if nix::unistd::getppid() != kept.keeper {
@@ -243,7 +265,11 @@ fn wait_for(
         if let Some(end) = end_of(worker)? {
             return Ok(end);
         }
-        kept.guard.restart_if_dead();
+        if kept.guard.restart_if_dead()
+            && let Some(leaving) = &kept.leaving
+        {
+            leaving.guard_is_new(&kept.guard);
+        }
         let mut waited = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         match poll(&mut waited, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}

@@ -13,8 +13,11 @@
 //! | `descriptors.rs` | what is open in the table, and closing what a dead worker left        |
 //! | `orphans.rs`    | [`orphaned`]: what a dead worker has left                              |
 //! | `blame.rs`      | [`Blaming`]: which page workers die of                                 |
+//! | `resume.rs`     | [`Resumed`]: fetching what a run has left that was killed as a whole    |
 //! | `sharing.rs`    | a process that shares the table                                        |
 //! | `store.rs`      | [`Store`]: where descriptors are when keeper, worker and guard are dead |
+//! | `shelf.rs`      | a socket that keeps descriptors open                                   |
+//! | `state.rs`      | [`StateFile`]: what else the next run has to know, without a service manager |
 //! | `stored.rs`     | [`Stored`]: what was in it when this run began                        |
 //! | `leaving.rs`    | leaving everything to the next run                                     |
 
@@ -25,7 +28,10 @@ mod keeper;
 mod leaving;
 mod life;
 mod orphans;
+mod resume;
 mod sharing;
+mod shelf;
+mod state;
 mod store;
 mod stored;
 
@@ -33,9 +39,13 @@ pub use self::blame::Blaming;
 pub(crate) use self::descriptors::{descriptors, link_of};
 pub use self::directory::{Directory, Entry};
 pub use self::keeper::{Alone, Kept, keep};
+pub use self::leaving::Beginning;
 pub use self::life::Life;
 pub use self::orphans::orphaned;
+pub use self::resume::Resumed;
 pub use self::sharing::{Sharing, share_descriptors};
+pub(crate) use self::shelf::Shelf;
+pub use self::state::StateFile;
 pub(crate) use self::store::Deposit;
 pub use self::store::Store;
 pub use self::stored::Stored;

@@ -1,4 +1,5 @@
-//! The service manager's store: what is in it the next run of this program goes on with, whatever becomes of this one.
+//! Where descriptors are that the next run of this program goes on with, whatever becomes of this one: the service manager's store, or
+//! a [`Shelf`] that others have open as well.
 //!
 //! A session is in it when its journal is, for that comes last. What it has under a name is the same as long as the session lives: it may be
 //! given twice, and whoever takes over from a worker that was killed gives all of it again.
@@ -9,8 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use nix::errno::Errno;
+
+use super::Shelf;
 use crate::serve::Guard;
-use crate::service::{Manager, Pulse, StoredName};
+use crate::service::{Pulse, StoredName};
 use crate::session::SpaceId;
 use crate::terminal::mention;
 
@@ -23,12 +27,22 @@ pub struct Store(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    pulse: Pulse,
+    place: Place,
     guard: Arc<Guard>,
-    /// What it has room for, and what this process has given to it.
-    room: u64,
-    taken: AtomicU64,
     complained: AtomicBool,
+}
+
+/// Where descriptors are stored.
+#[derive(Debug)]
+enum Place {
+    Manager {
+        pulse: Pulse,
+        /// What it has room for, and what this process has given to it.
+        room: u64,
+        taken: AtomicU64,
+    },
+    /// Only address spaces, if the target has it: what else there is to know is none of its business.
+    Shelf { shelf: Arc<Shelf>, spaces: bool },
 }
 
 /// What is in the store of one session, until this is dropped.
@@ -44,7 +58,7 @@ pub(crate) struct Deposit {
 }
 
 impl Store {
-    /// True when there is one.
+    /// True when a service manager has one.
     #[must_use]
     pub fn is_there(pulse: &Pulse) -> bool {
         room(pulse).is_some()
@@ -54,13 +68,25 @@ impl Store {
     /// do. `None` if there is none.
     #[must_use]
     pub fn from_environment(pulse: &Pulse, guard: &Arc<Guard>) -> Option<Self> {
-        Some(Self(Arc::new(Inner {
+        let place = Place::Manager {
             room: room(pulse)?,
             pulse: pulse.clone(),
-            guard: Arc::clone(guard),
             taken: AtomicU64::new(0),
+        };
+        Some(Self::at(place, guard))
+    }
+
+    /// A shelf.
+    pub(super) fn of_shelf(shelf: Arc<Shelf>, spaces: bool, guard: &Arc<Guard>) -> Self {
+        Self::at(Place::Shelf { shelf, spaces }, guard)
+    }
+
+    fn at(place: Place, guard: &Arc<Guard>) -> Self {
+        Self(Arc::new(Inner {
+            place,
+            guard: Arc::clone(guard),
             complained: AtomicBool::new(false),
-        })))
+        }))
     }
 
     /// For a session of this number.
@@ -74,9 +100,22 @@ impl Store {
         }
     }
 
+    /// Other processes may have put something there, or taken it.
+    pub(super) fn look(&self) {
+        if let Place::Shelf { shelf, .. } = &self.0.place {
+            shelf.look();
+        }
+    }
+
     /// What is under a name is closed.
     pub(crate) fn forget(&self, name: StoredName) {
-        let forgotten = self.manager().map(|manager| manager.forget(name));
+        let forgotten = match &self.0.place {
+            Place::Manager { pulse, .. } => pulse.manager().map(|manager| manager.forget(name)),
+            Place::Shelf { shelf, .. } => {
+                shelf.forget(name);
+                None
+            }
+        };
         if let Some(Err(errno)) = forgotten {
             // As long as it is open somewhere its memory stays registered, and nobody answers.
             self.complain(&format!(
@@ -86,26 +125,53 @@ impl Store {
         }
     }
 
-    fn manager(&self) -> Option<&Manager> {
-        self.0.pulse.manager()
+    fn put(&self, name: StoredName, descriptor: BorrowedFd<'_>) -> bool {
+        let put = match &self.0.place {
+            Place::Shelf { shelf, spaces } => match name {
+                StoredName::Journal { .. } | StoredName::Process { .. } if *spaces => Ok(()),
+                name => shelf.put(name, descriptor),
+            },
+            Place::Manager { pulse, room, taken } => {
+                if taken.fetch_add(1, Ordering::Relaxed) >= *room {
+                    Err(Errno::ENOSPC)
+                } else {
+                    let manager = pulse.manager().ok_or(Errno::ENOTCONN);
+                    manager.and_then(|manager| manager.store(name, descriptor))
+                }
+            }
+        };
+        put.map_err(|errno| self.refused(name, errno)).is_ok()
     }
 
-    fn put(&self, name: StoredName, descriptor: BorrowedFd<'_>) -> bool {
-        let Some(manager) = self.manager() else {
-            return false;
-        };
-        if self.0.taken.fetch_add(1, Ordering::Relaxed) >= self.0.room {
-            self.complain("the descriptor store is full (FileDescriptorStoreMax=, and FDSTORE= beside it): what is not in it ends with this service");
-            return false;
+    fn refused(&self, name: StoredName, errno: Errno) {
+        match &self.0.place {
+            Place::Manager { .. } if errno == Errno::ENOSPC => self.complain(
+                "the descriptor store is full (FileDescriptorStoreMax=, and FDSTORE= beside it): what is not in it ends with this service",
+            ),
+            Place::Manager { .. } => self.complain(&format!(
+                "the service manager does not keep {name}: {errno}: what it does not keep ends with this service"
+            )),
+            Place::Shelf { .. } => self.complain(&format!(
+                "no more descriptors can be left to a process that resumes ({errno}; net.core.wmem_max, ulimit -n): what is not left \
+                 ends with this program"
+            )),
         }
-        match manager.store(name, descriptor) {
-            Ok(()) => true,
-            Err(errno) => {
-                self.complain(&format!(
-                    "the service manager does not keep {name}: {errno}: what it does not keep ends with this service"
-                ));
-                false
-            }
+    }
+
+    /// Waits until everything is there. False if that is not certain.
+    fn settle(&self) -> bool {
+        match &self.0.place {
+            Place::Manager { pulse, .. } => pulse
+                .manager()
+                .is_some_and(|manager| manager.barrier(PATIENCE)),
+            Place::Shelf { .. } => true,
+        }
+    }
+
+    /// So many are not there any more.
+    fn gone(&self, count: u64) {
+        if let Place::Manager { taken, .. } = &self.0.place {
+            taken.fetch_sub(count, Ordering::Relaxed);
         }
     }
 
@@ -152,13 +218,12 @@ impl Deposit {
         let name = self.name_of(id);
         self.names.remove(&name);
         self.store.forget(name);
-        self.store.0.taken.fetch_sub(1, Ordering::Relaxed);
+        self.store.gone(1);
     }
 
-    /// Waits until the manager has taken everything.
+    /// Waits until all of it is there.
     pub(crate) fn settle(&mut self) {
-        let manager = self.store.manager();
-        if !manager.is_some_and(|manager| manager.barrier(PATIENCE)) {
+        if !self.store.settle() {
             self.incomplete = true;
             self.store
                 .complain("the service manager does not say that it keeps what it was given");
@@ -204,7 +269,6 @@ impl Drop for Deposit {
         for &name in &self.names {
             self.store.forget(name);
         }
-        let count = self.names.len() as u64;
-        self.store.0.taken.fetch_sub(count, Ordering::Relaxed);
+        self.store.gone(self.names.len() as u64);
     }
 }

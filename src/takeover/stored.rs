@@ -2,24 +2,35 @@
 #![expect(unsafe_code, reason = "descriptors that are known by their numbers")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Directory, Store};
-use crate::pidfd::number_of;
+use super::{Directory, Shelf, Store, link_of};
+use crate::pidfd::{fetch, number_of};
 use crate::processes::{Parents, name_of};
 use crate::serve::{END_OF_A_PROCESS, Guard, Target, kill_family};
 use crate::service::StoredName;
 use crate::session::{Journal, JournalError, SpaceId};
 use crate::terminal::mention;
+use crate::uffd::Userfaultfd;
 
 /// How often it is looked for children that are not served, each a millisecond after the one before.
 const LOOKS: u32 = 200;
 
 /// The descriptors. They are the workers' to use and to close; here they are known by their numbers.
 #[derive(Debug, Clone, Default)]
-pub struct Stored(Arc<BTreeMap<StoredName, RawFd>>);
+pub struct Stored {
+    numbers: Arc<BTreeMap<StoredName, RawFd>>,
+    held: Option<Arc<Held>>,
+}
+
+/// What the guard of the earlier run has: all that was open in it, also what it had not had the time to store.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) guard: OwnedFd,
+    pub(super) shelf: Arc<Shelf>,
+}
 
 impl Stored {
     /// What was passed to this program.
@@ -27,28 +38,37 @@ impl Stored {
     pub fn new(passed: Vec<(StoredName, OwnedFd)>) -> Self {
         let numbers = passed.into_iter();
         let numbers = numbers.map(|(name, descriptor)| (name, descriptor.into_raw_fd()));
-        Self(Arc::new(numbers.collect()))
+        Self {
+            numbers: Arc::new(numbers.collect()),
+            held: None,
+        }
+    }
+
+    /// The same, and what a guard has.
+    pub(super) fn and_held(self, held: Option<Held>) -> Self {
+        let held = held.map(Arc::new);
+        Self { held, ..self }
     }
 
     /// True if nothing was.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.numbers.is_empty()
     }
 
     /// Their numbers.
     pub(super) fn numbers(&self) -> BTreeSet<RawFd> {
-        self.0.values().copied().collect()
+        self.numbers.values().copied().collect()
     }
 
-    /// The userfaultfd of an address space.
-    pub(crate) fn space(&self, session: usize, id: SpaceId) -> Option<RawFd> {
-        let session = session as u64;
+    /// The userfaultfd of an address space, which had this number.
+    pub(crate) fn space(&self, session: usize, id: SpaceId, number: RawFd) -> Option<RawFd> {
         let name = StoredName::Space {
-            session,
+            session: session as u64,
             space: id.0,
         };
-        self.0.get(&name).copied()
+        let stored = self.numbers.get(&name).copied();
+        stored.or_else(|| self.held.as_ref()?.userfaultfd(name, number))
     }
 
     /// The pidfd of a process, by the address space that it was handed over with.
@@ -58,7 +78,7 @@ impl Stored {
             session,
             number: id.0,
         };
-        self.0.get(&name).copied()
+        self.numbers.get(&name).copied()
     }
 
     /// What is of no use to those sessions any more.
@@ -67,7 +87,7 @@ impl Stored {
         session: usize,
         has: impl Fn(SpaceId) -> bool + 'a,
     ) -> impl Iterator<Item = StoredName> + 'a {
-        let names = self.0.keys().copied();
+        let names = self.numbers.keys().copied();
         names.filter(move |name| match *name {
             StoredName::Space {
                 session: its,
@@ -79,7 +99,7 @@ impl Stored {
 
     /// The processes of a session that are alive, each by a descriptor of its own.
     fn targets(&self, session: u64) -> Vec<(SpaceId, Target)> {
-        let stored = self.0.iter();
+        let stored = self.numbers.iter();
         let targets = stored.filter_map(|(name, number)| match *name {
             StoredName::Process {
                 session: its,
@@ -102,12 +122,12 @@ impl Stored {
             | StoredName::Space { session, .. }
             | StoredName::Process { session, .. } => session,
         };
-        self.0.keys().map(session).collect()
+        self.numbers.keys().map(session).collect()
     }
 
     /// The journal of a session.
     fn journal(&self, session: u64) -> Result<RawFd, JournalError> {
-        let number = self.0.get(&StoredName::Journal { session });
+        let number = self.numbers.get(&StoredName::Journal { session });
         let number = *number.ok_or(JournalError::NoState)?;
         // SAFETY: it is open: nobody closes it before its session is taken over.
         let file = unsafe { BorrowedFd::borrow_raw(number) };
@@ -161,7 +181,7 @@ impl Stored {
             kill_family(&target);
             let _ = target.ends_within(END_OF_A_PROCESS);
         }
-        let its = self.0.keys().filter(|name| match **name {
+        let its = self.numbers.keys().filter(|name| match **name {
             StoredName::Journal { session: its }
             | StoredName::Space { session: its, .. }
             | StoredName::Process { session: its, .. } => its == session,
@@ -191,6 +211,19 @@ impl Stored {
                  those descendants that miss nothing were killed, it is one of them: {killed:?}"
             ));
         }
+    }
+}
+
+impl Held {
+    /// One that had not been stored yet. It is now: numbers in a journal become those of this run, and then the guard's are not known any more.
+    fn userfaultfd(&self, name: StoredName, number: RawFd) -> Option<RawFd> {
+        let fetched = fetch(self.guard.as_fd(), number).ok()?;
+        let link = link_of(fetched.as_raw_fd());
+        if link.as_deref() != Some(Userfaultfd::LINK) {
+            return None;
+        }
+        self.shelf.put(name, fetched.as_fd()).ok()?;
+        Some(fetched.into_raw_fd())
     }
 }
 

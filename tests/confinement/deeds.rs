@@ -28,6 +28,7 @@ pub(crate) fn plan(name: &str) -> Plan {
         // lazy-pages
         "criu" => {
             plan.allowed = Allowed {
+                shelf: false,
                 connections: true,
                 agreements: true,
                 files: false,

@@ -11,7 +11,7 @@ use uffd_restore::serve::{self, Orders, Prefill, Server, Workers};
 use uffd_restore::service::Pulse;
 use uffd_restore::session::{Block, OnFailure};
 use uffd_restore::source::{PageReader, PageSource, SnapshotSource};
-use uffd_restore::takeover::{self, Alone, Blaming, Kept, Stored};
+use uffd_restore::takeover::{self, Alone, Beginning, Blaming, Kept, Stored};
 
 use super::actor::{Actor, Survey};
 use super::lab::Lab;
@@ -73,7 +73,8 @@ fn keep(words: &[&str]) {
     };
     setrlimit(Resource::RLIMIT_CORE, 0, 0).expect("no core dumps");
     serve::hold_signals().expect("signals");
-    let kept = Kept::start(&Pulse::default(), Stored::default()).expect("a keeper");
+    let kept =
+        Kept::start(&Pulse::default(), Beginning::Stored(Stored::default())).expect("a keeper");
     let snapshot = Arc::new(Snapshot::open(File::open(path).expect("open")).expect("a snapshot"));
     let granularity = granularity.parse().expect("pages");
     let source = SnapshotSource::new(Arc::clone(&snapshot));
@@ -89,13 +90,14 @@ fn keep(words: &[&str]) {
         choices: &choices,
         stop_timeout: PATIENCE,
         on_failure: OnFailure::Poison,
+        leaves: None,
     };
     let kept_going = takeover::keep(&kept, Alone::Ends, |life| {
         let source = Blaming::new(Arc::clone(&source), &kept.directory);
         let workers = Workers::start(&source, options.jobs)?;
         let server = Server::prepare(&source, workers, Orders::Signals, options)?;
         let report = if life.is_first() {
-            let server = server.kept(&kept.directory)?;
+            let server = server.kept(&kept.directory, kept.journal()?);
             let attached = handover::attach(&snapshot, &source, &attaching)?;
             let standing = attached.standing;
             server.serve(attached.handover, || {

@@ -144,6 +144,7 @@ fn serve(
             choices: &[choice],
             stop_timeout: PATIENCE,
             on_failure,
+            leaves: None,
         };
         let done = handover::attach(&snapshot, &source, &options).expect("attach");
         attached.send(()).expect("the test waits");
@@ -237,6 +238,7 @@ pub(crate) fn attacher(words: &[&str]) {
         choices: &choices,
         stop_timeout: Duration::from_secs(10),
         on_failure: OnFailure::Poison,
+        leaves: None,
     };
     let error = handover::attach(&snapshot, &source, &options).expect_err("trouble");
     assert!(matches!(error, AttachError::Destroyed { .. }), "{error}");

@@ -23,6 +23,7 @@
 //! | `sets.rs`    | touch what was touched last time                                           |
 //! | `set_troubles.rs` | the same, when something goes wrong                                   |
 //! | `killed.rs`  | the process that serves is killed, again and again                         |
+//! | `resumed.rs` | all of the daemon is killed, and another one goes on                       |
 //! | `torture.rs` | everything at once, at random                                              |
 //!
 //! Every target checks each page that it sees against what must be there, and says `right` or dies. Every test also asks
@@ -46,6 +47,7 @@ mod memory;
 mod moves;
 mod protect;
 mod races;
+mod resumed;
 mod rights;
 mod scene;
 mod set_troubles;
@@ -70,6 +72,7 @@ fn role() {
         moves::ROLES,
         protect::ROLES,
         races::ROLES,
+        resumed::ROLES,
         rights::ROLES,
         set_troubles::ROLES,
         sets::ROLES,

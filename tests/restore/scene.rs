@@ -150,7 +150,7 @@ impl Captured {
             restorer,
             serving,
             time_to_serve,
-            _folder: self.folder,
+            folder: self.folder,
         }
     }
 }
@@ -164,7 +164,7 @@ pub(crate) struct Scene {
     pub(crate) serving: Value,
     pub(crate) time_to_serve: Duration,
     /// The snapshot is in it: it goes when this does.
-    _folder: tempfile::TempDir,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl Scene {
@@ -205,11 +205,17 @@ impl Restorer {
             .arg("--snapshot")
             .arg(captured.snapshot())
             .args(["--pid", &captured.pid.to_string()])
-            .args(words.iter().map(OsStr::new))
+            .args(words.iter().map(OsStr::new));
+        prepare(&mut command);
+        Self::spawn(command, errors)
+    }
+
+    /// The same, told everything.
+    pub(crate) fn spawn(mut command: Command, errors: PathBuf) -> Self {
+        command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::create(&errors).expect("a file"));
-        prepare(&mut command);
         let mut child = command.spawn().expect("uffd-restore runs");
         let output = BufReader::new(child.stdout.take().expect("piped"));
         let (sender, lines) = channel();

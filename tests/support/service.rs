@@ -7,6 +7,15 @@ use nix::unistd::Pid;
 
 /// The process that serves for a keeper, if there is one.
 pub fn worker_of(keeper: i32) -> Option<i32> {
+    child_called("uffd-worker", keeper)
+}
+
+/// The process that watches over a keeper, if there is one.
+pub fn guard_of(keeper: i32) -> Option<i32> {
+    child_called("uffd-guard", keeper)
+}
+
+fn child_called(name: &str, keeper: i32) -> Option<i32> {
     let entries = fs::read_dir("/proc").expect("proc").flatten();
     let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.find(|&pid: &i32| {
@@ -15,7 +24,7 @@ pub fn worker_of(keeper: i32) -> Option<i32> {
         let mut fields = tail.split(' ');
         let dead = fields.next().is_none_or(|state| state == "Z");
         let parent = fields.next().and_then(|parent| parent.parse().ok());
-        !dead && head.ends_with("(uffd-worker") && parent == Some(keeper)
+        !dead && head.ends_with(&format!("({name}")) && parent == Some(keeper)
     })
 }
 

@@ -166,13 +166,14 @@ fn served(path: &Path, area: &Area, target: &mut Target<'_>, kept: Option<&Direc
     let workers = Workers::start(&*source, 1).expect("a thread");
     let server = Server::prepare(&*source, workers, Orders::Signals, options).expect("a server");
     let server = match kept {
-        Some(directory) => server.kept(directory).expect("a journal"),
+        Some(directory) => server.kept(directory, Journal::new().expect("a journal")),
         None => server,
     };
     let start = area.range().start;
     let attaching = handover::Options {
         pid: target.pid(),
         choices: &[format!("{start}={start}").parse().expect("a choice")],
+        leaves: None,
         stop_timeout: Duration::from_secs(10),
         on_failure: OnFailure::Kill,
     };

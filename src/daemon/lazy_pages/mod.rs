@@ -226,6 +226,7 @@ fn plan(args: &LazyPages) -> Plan {
             // They are agreed on when they come.
             agreements: true,
             files: args.touched.record_working_set.is_some() || args.metrics_file.is_some(),
+            shelf: false,
         },
         // Which process is which.
         looks_into_processes: true,

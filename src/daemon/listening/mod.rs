@@ -29,31 +29,34 @@ use self::session::Common;
 use self::socket::Entrance;
 use super::attaching::{options, wanted};
 use super::confining::{confine, powerless_workers};
-use super::inherited::{Inherited, stored};
+use super::inherited::Inherited;
 use super::limits::{raise_descriptors, share_memory};
 use super::readiness::{Pidfile, ReadyDescriptor};
+use super::resuming::{beginning, clean_up};
 use super::working_sets::WorkingSets;
 use crate::cli::restore::{Cli, Listen};
 use crate::failure::Failure;
 use crate::serve::{self, EndingSignals, Orphaned, ServeError};
 use crate::service::{Allowed, Confinement, Plan, Pulse, born_with};
 use crate::source::{self, FrameCache, Opened};
-use crate::takeover::{self, Alone, Blaming, Kept, Life};
-use crate::terminal::printable;
+use crate::takeover::{self, Alone, Blaming, Kept, Life, Resumed};
+use crate::terminal::{mention, printable};
+use crate::tool;
 use snapshot_format::PAGE_BYTES;
 
 /// Runs `uffd-restore --listen` and `--peer-fd`.
 ///
 /// # Errors
 /// [`Failure`]; nobody has been served.
-pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &Cli, resumed: Option<Resumed>) -> Result<ExitCode, Failure> {
     // Before any descriptor is opened: those that were inherited are known by their numbers.
     let mut inherited = Inherited::default();
     let ready = args.ready_fd;
     let ready = ready
         .map(|number| ReadyDescriptor::take(&mut inherited, number))
         .transpose()?;
-    let peer = args.what.peer_fd;
+    // Of a run that is gone on with, it was that one's.
+    let peer = args.what.peer_fd.filter(|_| resumed.is_none());
     let peer = peer
         .map(|number| socket::peer(&mut inherited, number))
         .transpose()?;
@@ -62,18 +65,20 @@ pub(super) fn run(args: &Cli) -> Result<ExitCode, Failure> {
         .map(|listen| Entrance::inherit(&mut inherited, listen))
         .transpose()?
         .flatten();
-    let stored = stored(&mut inherited)?;
     let pulse = Pulse::from_environment();
     // Before there is any other thread.
     serve::hold_signals()
         .map_err(|errno| Failure::Usage(format!("cannot hold signals: {errno}")))?;
     raise_descriptors();
-    let kept = Kept::start(&pulse, stored)?;
+    let beginning = beginning(args, &mut inherited, &pulse, resumed)?;
+    let kept = Kept::start(&pulse, beginning)?;
     let given = Given {
         first: First { ready, peer },
         entrance,
     };
-    kept.run(|| keep(args, given, pulse, &kept))
+    let status = kept.run(|| keep(args, given, pulse, &kept));
+    clean_up(&kept);
+    status
 }
 
 /// What this program was given by who started it.
@@ -108,7 +113,8 @@ fn keep(args: &Cli, given: Given, pulse: Pulse, kept: &Kept) -> Result<ExitCode,
     // The first worker closes them, for the keeper as well.
     let first = ManuallyDrop::new(Cell::new(Some(first)));
     let status = takeover::keep(kept, Alone::GoesOn, |life| {
-        work.run(life, first.take().filter(|_| life.is_first()))
+        // To the others their numbers mean something else: not even to be closed.
+        work.run(life, life.is_first().then(|| first.take()).flatten())
     });
     drop(pidfile);
     status
@@ -157,6 +163,10 @@ impl Work<'_> {
         // Last: what fails before can be tried again.
         let orphaned = self.take_over(life)?;
         confine(confinement);
+        if life.is_first() && !orphaned.is_empty() {
+            let vmms = tool::counted(orphaned.len() as u64, "VMM");
+            mention(&format!("uffd-restore: goes on serving {vmms}"));
+        }
         for orphaned in orphaned {
             hall.take_over(orphaned, life.is_hopeless());
         }
@@ -186,7 +196,9 @@ impl Work<'_> {
         if !life.takes_over() {
             return Ok(Vec::new());
         }
-        takeover::orphaned(life, &self.kept.guard, self.args.on_failure.into())
+        let found = takeover::orphaned(life, &self.kept.guard, self.args.on_failure.into())?;
+        self.kept.goes_on();
+        Ok(found)
     }
 
     fn common(&self, log: Log) -> Result<Common, Failure> {
@@ -230,6 +242,8 @@ fn plan(args: &Cli) -> Plan {
             connections: true,
             agreements: false,
             files: args.touched.record_working_set.is_some(),
+            // Those of connections are allowed.
+            shelf: false,
         },
         // Whose memory it is that somebody hands over.
         looks_into_processes: true,

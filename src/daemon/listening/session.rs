@@ -20,6 +20,7 @@ use crate::serve::{
     letting_go,
 };
 use crate::service::Pulse;
+use crate::session::Journal;
 use crate::source::PageSource;
 use crate::space::AddressSpace;
 use crate::takeover::{Directory, Store};
@@ -203,8 +204,9 @@ fn prepare(
         Orders::Told(told),
         common.options,
     );
-    let server = server.and_then(|server| server.kept(&common.directory));
-    Ok((space, server.map_err(|error| error.to_string())?))
+    let server = server.map_err(|error| error.to_string())?;
+    let journal = Journal::new().map_err(|errno| format!("no journal can be kept: {errno}"))?;
+    Ok((space, server.kept(&common.directory, journal)))
 }
 
 /// A userfaultfd that can be used, and tells of nothing that would cost the others.

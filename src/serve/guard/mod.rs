@@ -30,7 +30,7 @@ pub use self::watch::Unwatched;
 use self::watch::keep_watch;
 pub(crate) use self::watch::kill_family;
 use super::Target;
-use crate::takeover::{Sharing, share_descriptors};
+use crate::takeover::{Sharing, StateFile, share_descriptors};
 
 const IDLE: u32 = 0;
 const SERVING: u32 = 1;
@@ -48,8 +48,6 @@ struct Shared {
     apart: AtomicU32,
     /// The process that serves, if it is another one than the one that started this: its pidfd, from 1 on.
     worker: AtomicI32,
-    /// Descriptors may be in a service manager's store, and the next run of this program goes on with them.
-    in_store: AtomicU32,
     slots: [Slot; MOST_TARGETS],
 }
 
@@ -62,9 +60,22 @@ struct Slot {
     namespace: [AtomicU64; 2],
 }
 
+/// Who goes on when all of this program that serves is dead.
+#[derive(Debug, Clone, Default)]
+pub enum Next {
+    /// Nobody.
+    #[default]
+    Nobody,
+    /// The next run of it, which gets the descriptors from a service manager.
+    Started,
+    /// A process that is started with this state file, and fetches them, here among others: from the socket of this number.
+    Resumes(StateFile, RawFd),
+}
+
 /// The second process. It ends with this one.
 #[derive(Debug)]
 pub struct Guard {
+    next: Next,
     shared: &'static Shared,
     /// The process that it watches over.
     started_by: ManuallyDrop<Target>,
@@ -102,13 +113,12 @@ impl Guard {
         Self::start_with(())
     }
 
-    /// The same beside a service manager's store: what is in that is not touched, and only those whom it is known to be responsible for
-    /// ([`Guard::is_kept`]) are ended.
+    /// The same where somebody may go on. Those whom that one knows ([`Guard::is_kept`]) are not touched, and only the others are ended.
     ///
     /// # Errors
     /// No memory, or no process.
-    pub fn start_beside_store() -> Result<Self, Errno> {
-        Self::begun((), true)
+    pub fn start_before(next: Next) -> Result<Self, Errno> {
+        Self::begun((), next)
     }
 
     /// The same, with others to be found then.
@@ -116,15 +126,15 @@ impl Guard {
     /// # Errors
     /// No memory, or no process.
     pub fn start_with(unwatched: impl Unwatched) -> Result<Self, Errno> {
-        Self::begun(unwatched, false)
+        Self::begun(unwatched, Next::Nobody)
     }
 
-    fn begun(unwatched: impl Unwatched, in_store: bool) -> Result<Self, Errno> {
+    fn begun(unwatched: impl Unwatched, next: Next) -> Result<Self, Errno> {
         let shared = shared()?;
-        shared.in_store.store(u32::from(in_store), Ordering::SeqCst);
         let pid = i32::try_from(std::process::id()).map_err(|_| Errno::ESRCH)?;
         let me = Target::open(pid, String::new())?;
         let guard = Self {
+            next,
             shared,
             // The guard polls this descriptor; it must stay open as long as we live.
             started_by: ManuallyDrop::new(me),
@@ -143,7 +153,7 @@ impl Guard {
                 let _ = nix::unistd::setsid();
                 let _ = SigSet::all().thread_block();
                 self.shared.apart.store(1, Ordering::SeqCst);
-                keep_watch(self.started_by.as_fd(), self.shared, unwatched);
+                keep_watch(self.started_by.as_fd(), self.shared, &self.next, unwatched);
                 // SAFETY: _exit(2) does not return, and runs nothing of this process's: its descriptors are not ours to close.
                 unsafe { libc::_exit(0) };
             }
@@ -155,15 +165,16 @@ impl Guard {
         Ok(())
     }
 
-    /// Starts it again if it has been killed. For the process that started it, as long as that has one thread.
-    pub(crate) fn restart_if_dead(&self) {
-        let ended = waitpid(
-            Pid::from_raw(self.pid.load(Ordering::SeqCst)),
-            Some(WaitPidFlag::WNOHANG),
-        );
-        if matches!(ended, Ok(WaitStatus::Signaled(..) | WaitStatus::Exited(..))) {
-            let _ = self.begin(());
-        }
+    /// Its process id.
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid.load(Ordering::SeqCst)
+    }
+
+    /// Starts it again if it has been killed: true. For the process that started it, as long as that has one thread.
+    pub(crate) fn restart_if_dead(&self) -> bool {
+        let ended = waitpid(Pid::from_raw(self.pid()), Some(WaitPidFlag::WNOHANG));
+        matches!(ended, Ok(WaitStatus::Signaled(..) | WaitStatus::Exited(..)))
+            && self.begin(()).is_ok()
     }
 
     /// The targets may outlive whoever started the guard, but not this process.

@@ -1,21 +1,26 @@
 //! The guard's life.
 #![expect(unsafe_code, reason = "descriptors whose owner is dead")]
 
+use std::fs::File;
 use std::mem::ManuallyDrop;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 use snapshot_format::PAGE_BYTES;
 
-use super::{SERVING, Shared, Slot};
+use super::{KEPT, Next, SERVING, Shared, Slot};
 use crate::addr::{Addr, AddrRange};
 use crate::processes::Parents;
 use crate::serve::{END_OF_A_PROCESS, Target};
-use crate::takeover::{descriptors, link_of};
+use crate::takeover::{StateFile, descriptors, link_of};
 use crate::terminal::mention;
 use crate::uffd::{Message, Stop, Userfaultfd};
+
+/// How often it is looked whether anybody is left whose descriptors are held.
+const LOOK_AT_HELD: Duration = Duration::from_millis(500);
 
 /// Who else must not outlive this program, which had not watched over them when it was killed. Asked by the guard, in its own copy.
 pub trait Unwatched {
@@ -44,13 +49,18 @@ impl Unwatched for () {
 pub(super) fn keep_watch(
     served_by: BorrowedFd<'_>,
     shared: &Shared,
+    next: &Next,
     mut unwatched: impl Unwatched,
 ) {
     let _ = nix::sys::prctl::set_name(c"uffd-guard");
     let mut waited = [PollFd::new(served_by, PollFlags::POLLIN)];
     while !matches!(poll(&mut waited, PollTimeout::NONE), Ok(1..)) {}
     wait_for_worker(shared);
-    close_others(&mut unwatched);
+    let shelf = match next {
+        Next::Resumes(_, shelf) => Some(*shelf),
+        Next::Nobody | Next::Started => None,
+    };
+    close_others(&mut unwatched, shelf);
     let served = |slot: &&Slot| slot.state.load(Ordering::SeqCst) == SERVING;
     let targets: Vec<_> = shared
         .slots
@@ -58,8 +68,13 @@ pub(super) fn keep_watch(
         .filter(served)
         .map(Slot::target)
         .collect();
-    if shared.in_store.load(Ordering::SeqCst) != 0 {
-        return kill_beside_kept(&targets);
+    match next {
+        Next::Nobody => {}
+        Next::Started => return kill_beside_kept(&targets),
+        Next::Resumes(state, _) => {
+            kill_beside_kept(&targets);
+            return hold(shared, state);
+        }
     }
     let strays = unwatched.come();
     if !targets.is_empty() || !strays.is_empty() {
@@ -94,16 +109,56 @@ fn kill_beside_kept(targets: &[ManuallyDrop<Target>]) {
     }
 }
 
+/// Keeps everything open until somebody has fetched it, who then ends this process, or until nobody is left that needs it. What they have
+/// to say is not read: whoever goes on has to.
+fn hold(shared: &Shared, state: &StateFile) {
+    let kept = |slot: &&Slot| slot.state.load(Ordering::SeqCst) == KEPT;
+    let targets: Vec<_> = shared.slots.iter().filter(kept).map(Slot::target).collect();
+    if targets.is_empty() {
+        return;
+    }
+    let pids = numbers(targets.iter().map(|target| &**target));
+    let path = state.path();
+    mention(&format!(
+        "uffd-restore: the process that served {pids} was killed; {pids} and what was forked from it wait for their memory: \
+         uffd-restore --resume {path:?} goes on"
+    ));
+    let_go_of_terminal();
+    // Descendants may outlive those that were handed over.
+    let miss_pages = || {
+        userfaultfds()
+            .into_iter()
+            .any(|number| of_somebody(&borrowed(number)))
+    };
+    while targets.iter().any(|target| !target.has_ended()) || miss_pages() {
+        std::thread::sleep(LOOK_AT_HELD);
+    }
+    state.remove();
+}
+
+/// Whoever reads what this program says until its end must not wait for as long as somebody else may take.
+fn let_go_of_terminal() {
+    if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
+        let _ = dup2_stdin(&null);
+        let _ = dup2_stdout(&null);
+        let _ = dup2_stderr(&null);
+    }
+}
+
 /// Without waiting for whoever reads it: killing comes first.
 fn announce<'a>(killed: impl Iterator<Item = &'a Target>) {
-    let mut pids: Vec<i32> = killed.map(|target| target.pid).collect();
-    pids.dedup();
-    let pids: Vec<String> = pids.iter().map(i32::to_string).collect();
+    let pids = numbers(killed);
     mention(&format!(
         "uffd-restore: the process that served {pids} was killed; {pids} and what was forked from it are being killed, for \
-         memory is missing that must not read as zeros",
-        pids = pids.join(", ")
+         memory is missing that must not read as zeros"
     ));
+}
+
+fn numbers<'a>(targets: impl Iterator<Item = &'a Target>) -> String {
+    let mut pids: Vec<i32> = targets.map(|target| target.pid).collect();
+    pids.dedup();
+    let pids: Vec<String> = pids.iter().map(i32::to_string).collect();
+    pids.join(", ")
 }
 
 /// As long as there is one that serves all is well. Nobody will start another one.
@@ -118,12 +173,16 @@ fn wait_for_worker(shared: &Shared) {
 }
 
 /// Closes what is neither a userfaultfd nor names a process: above all a socket on which nobody takes connections any more.
-fn close_others(unwatched: &mut impl Unwatched) {
+fn close_others(unwatched: &mut impl Unwatched, kept_open: Option<RawFd>) {
     for (descriptor, link) in descriptors() {
         let kept = [Userfaultfd::LINK, "anon_inode:[pidfd]", "pidfd:"];
         // It may be the one by which the table was read, and something else by now.
         let is_open = link_of(descriptor).as_ref() == Some(&link);
-        if descriptor > 2 && is_open && !kept.iter().any(|kept| link.starts_with(kept)) {
+        if descriptor > 2
+            && is_open
+            && kept_open != Some(descriptor)
+            && !kept.iter().any(|kept| link.starts_with(kept))
+        {
             // SAFETY: it is open, and nobody else uses this table any more.
             unwatched.offer(unsafe { OwnedFd::from_raw_fd(descriptor) });
         }
@@ -159,11 +218,8 @@ pub(crate) fn kill_family(root: &Target) {
 fn kill_who_touches(targets: &[ManuallyDrop<Target>]) -> bool {
     let mut alive = false;
     for descriptor in userfaultfds() {
-        // SAFETY: it was open a moment ago, and nobody else uses this table any more; it is not closed here.
-        let owned = unsafe { OwnedFd::from_raw_fd(descriptor) };
-        let userfaultfd = ManuallyDrop::new(Userfaultfd::from(owned));
-        // One that was never made ready is of no use to anybody.
-        if let Some(Stop::Gone | Stop::Other(_)) = userfaultfd.probe(Addr::NOWHERE, PAGE_BYTES) {
+        let userfaultfd = borrowed(descriptor);
+        if !of_somebody(&userfaultfd) {
             continue;
         }
         alive = true;
@@ -188,6 +244,18 @@ fn kill_who_touches(targets: &[ManuallyDrop<Target>]) -> bool {
         }
     }
     alive
+}
+
+/// True if it is of an address space that exists. One that was never made ready is of no use to anybody.
+fn of_somebody(userfaultfd: &Userfaultfd) -> bool {
+    let stop = userfaultfd.probe(Addr::NOWHERE, PAGE_BYTES);
+    !matches!(stop, Some(Stop::Gone | Stop::Other(_)))
+}
+
+fn borrowed(number: RawFd) -> ManuallyDrop<Userfaultfd> {
+    // SAFETY: it was open a moment ago, and nobody else uses this table any more; it is not closed here.
+    let owned = unsafe { OwnedFd::from_raw_fd(number) };
+    ManuallyDrop::new(Userfaultfd::from(owned))
 }
 
 fn userfaultfds() -> Vec<RawFd> {

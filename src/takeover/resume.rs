@@ -1,0 +1,135 @@
+//! Fetching what a run of this program has left that was killed as a whole, where there is no service manager that keeps it.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+
+use super::state::{Holder, State};
+use super::stored::Held;
+use super::{Shelf, StateFile, Stored, link_of};
+use crate::failure::Failure;
+use crate::pidfd::{fetch, pidfd};
+use crate::serve::Target;
+use crate::service::StoredName;
+use crate::session::SpaceId;
+
+/// What has to be known, and held, to go on.
+#[derive(Debug)]
+pub struct Resumed {
+    /// What that run had been asked to do, and where.
+    pub arguments: Vec<String>,
+    /// See [`Resumed::arguments`].
+    pub directory: PathBuf,
+    pub(super) state: StateFile,
+    /// What was in it.
+    pub(super) was: State,
+    pub(super) shelf: Arc<Shelf>,
+    pub(super) stored: Stored,
+    /// The guard of that run, which holds descriptors as long as it lives.
+    pub(super) former: Option<Target>,
+}
+
+impl Resumed {
+    /// Takes over what is left, by copies of its descriptors: as long as this run has not said that it goes on, another one may.
+    ///
+    /// # Errors
+    /// [`Failure`]: nothing has been changed, and who waits goes on waiting.
+    pub fn fetch(path: &Path) -> Result<Self, Failure> {
+        let path = path.canonicalize().map_err(Failure::io("read", path))?;
+        let state = StateFile::at(&path);
+        let was = state.take()?;
+        let shelf = Arc::new(shelf(&state, &was)?);
+        let mut passed = shelf.contents();
+        passed.extend(of_the_only_session(&was)?);
+        let former = was.guard.and_then(holder);
+        let held = former.as_ref().and_then(|guard| {
+            Some(Held {
+                guard: guard.as_fd().try_clone_to_owned().ok()?,
+                shelf: Arc::clone(&shelf),
+            })
+        });
+        Ok(Self {
+            arguments: was.arguments.clone(),
+            directory: was.directory.clone(),
+            state,
+            shelf,
+            stored: Stored::new(passed).and_held(held),
+            former,
+            was,
+        })
+    }
+}
+
+/// The socket, from whoever has it.
+fn shelf(file: &StateFile, state: &State) -> Result<Shelf, Failure> {
+    let mut why = None;
+    for its in [state.guard, state.target].into_iter().flatten() {
+        let Some(process) = holder(its) else {
+            continue;
+        };
+        match fetch(process.as_fd(), its.shelf).and_then(socket) {
+            Ok(socket) => return Ok(Shelf::of(socket)),
+            Err(errno) => why = Some((its.process.pid, errno)),
+        }
+    }
+    let path = file.path();
+    Err(match why {
+        None if state.journal.is_some() => {
+            file.remove();
+            Failure::Mismatch(format!(
+                "{path:?}: the process that was served has ended: there is nothing to go on with, and the file was removed"
+            ))
+        }
+        None => {
+            file.remove();
+            Failure::Mismatch(format!(
+                "{path:?}: the guard is dead, too, or everybody that was served has ended: there is nothing to go on with, and the file \
+                 was removed; kill VMMs that still wait"
+            ))
+        }
+        Some((pid, Errno::EPERM)) => Failure::Usage(format!(
+            "{path:?}: this user may not fetch the descriptors of process {pid}: CAP_SYS_PTRACE is needed, run it as root"
+        )),
+        Some((pid, errno)) => Failure::Mismatch(format!(
+            "{path:?}: process {pid} has no longer what was left in it ({errno}), and the guard is dead, too: its memory is lost, kill it"
+        )),
+    })
+}
+
+fn holder(holder: Holder) -> Option<Target> {
+    let pid = holder.process.pid;
+    let process = Target::from_pidfd(pid, String::new(), pidfd(pid).ok()?);
+    // Now its number cannot come to mean another one.
+    holder.process.is_alive().then_some(process)
+}
+
+fn socket(fetched: OwnedFd) -> Result<OwnedFd, Errno> {
+    let link = link_of(fetched.as_raw_fd()).unwrap_or_default();
+    link.starts_with("socket:")
+        .then_some(fetched)
+        .ok_or(Errno::ENOTSOCK)
+}
+
+/// What is not on the shelf, because the target has that.
+fn of_the_only_session(state: &State) -> Result<Vec<(StoredName, OwnedFd)>, Failure> {
+    let Some(path) = &state.journal else {
+        return Ok(Vec::new());
+    };
+    let journal = File::options().read(true).write(true).open(path);
+    let journal = journal.map_err(Failure::io("open", path))?;
+    let mut found = vec![(StoredName::Journal { session: 0 }, journal.into())];
+    if let Some(target) = state.target
+        && let Ok(process) = pidfd(target.process.pid)
+        && target.process.is_alive()
+    {
+        let name = StoredName::Process {
+            session: 0,
+            number: SpaceId::FIRST.0,
+        };
+        found.push((name, process));
+    }
+    Ok(found)
+}
