@@ -7,6 +7,7 @@
 //! | `versions.rs`  | what each version of Firecracker says; messages in pieces, descriptors    |
 //! | `refused.rs`   | hand-overs that cannot be served                                          |
 //! | `removes.rs`   | balloons, virtio-mem                                                      |
+//! | `resumed.rs`   | all of the daemon is killed, and another one goes on                      |
 //! | `sets.rs`, `set_troubles.rs` | what the last VM touched is there for the next one          |
 //! | `shapes.rs`    | several mappings, holes, faults of the kernel's, snapshots and raw files  |
 //! | `huge.rs`      | huge pages                                                                |
@@ -43,6 +44,7 @@ mod killed;
 mod lab;
 mod refused;
 mod removes;
+mod resumed;
 mod review;
 mod set_troubles;
 mod sets;
