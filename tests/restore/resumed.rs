@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use crate::kernel::pipe;
 use crate::memory::{Content, Dice, Memory, advise, check, write};
 use crate::scene::{Captured, Restorer, Scene, be_rolled_back};
 use crate::support::service::{guard_of, signal_daemon};
+use crate::support::uffd::fetched;
 use crate::support::{Role, end, say, state, wait_until};
 
 pub(crate) const ROLES: &[(&str, Role)] = &[
@@ -263,6 +265,48 @@ fn nor_do_those_that_are_just_being_forked() {
     }
     assert_eq!(scene.target.hear(), "right");
     assert_over(&folder, scene, sockets);
+}
+
+/// The socket is in its own table.
+#[test]
+fn nor_one_that_takes_what_was_left_in_it() {
+    let folder = Folder::new();
+    let captured = Captured::new("parent", "3");
+    let sockets = sockets_of(captured.pid);
+    let mut scene = captured.restore(&folder.words());
+    assert_eq!(scene.target.hear(), "forked");
+    let mut names = Vec::new();
+    wait_until("all of them are there", || {
+        names.extend(take_all(scene.pid));
+        names.len() == 4
+    });
+    assert_eq!(names, ["0.space.0", "0.space.1", "0.space.2", "0.space.3"]);
+    kill_all(&scene.restorer, false);
+    folder.go_on(&mut scene);
+    scene.target.tell("look");
+    assert_eq!(scene.target.hear(), "right");
+    assert_over(&folder, scene, sockets);
+}
+
+/// Empties the socket that was left in a process: the names of what was in it.
+fn take_all(pid: i32) -> Vec<String> {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("it lives");
+    let number = open.flatten().find_map(|entry| {
+        let link = fs::read_link(entry.path()).ok()?;
+        let number = entry.file_name().to_str()?.parse::<u64>().ok()?;
+        link.to_string_lossy()
+            .starts_with("socket:")
+            .then_some(number)
+    });
+    let socket = fetched(pid, number.expect("a socket"));
+    let socket = UnixDatagram::from(socket);
+    let mut names = Vec::new();
+    let mut buffer = [0; 64];
+    // A descriptor that nobody takes is closed.
+    while let Ok(len) = socket.recv(&mut buffer) {
+        names.push(String::from_utf8_lossy(&buffer[..len]).into_owned());
+    }
+    names
 }
 
 #[test]

@@ -238,11 +238,18 @@ pub fn own(descriptor: i32) -> Userfaultfd {
 
 /// A userfaultfd that another process has open.
 pub fn taken_from(pid: i32, descriptor: u64) -> Userfaultfd {
+    Userfaultfd::from(fetched(pid, descriptor))
+}
+
+/// What another process has open.
+pub fn fetched(pid: i32, descriptor: u64) -> OwnedFd {
     let id = u64::from(pid.unsigned_abs());
     let process = call(libc::SYS_pidfd_open, &[id, 0]).expect("pidfd_open");
     let taken = call(libc::SYS_pidfd_getfd, &[process, descriptor, 0]).expect("pidfd_getfd");
     call(libc::SYS_close, &[process]).expect("close");
-    own(i32::try_from(taken).expect("a descriptor"))
+    let taken = i32::try_from(taken).expect("a descriptor");
+    // SAFETY: the kernel just opened it for this process.
+    unsafe { OwnedFd::from_raw_fd(taken) }
 }
 
 /// The descriptor as an argument of [`call`].
