@@ -191,6 +191,9 @@ impl Work<'_> {
         let args = self.args;
         let snapshot = Some(Arc::clone(&self.snapshot));
         let sets = WorkingSets::open(wanted(args), &self.path, snapshot)?;
+        if self.kept.directory.has_crashed() {
+            sets.replay_nothing();
+        }
         let options = options(args);
         let source = Arc::new(self.source.clone());
         let source = Blaming::new(source, &self.kept.directory);

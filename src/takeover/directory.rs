@@ -22,6 +22,8 @@ const AT_CAREFUL: usize = WORD;
 /// Pages at which workers have died, and that are not to be tried again.
 const AT_BAD: usize = 64 * WORD;
 const BAD_PAGES: usize = 128;
+/// Not 0 when a worker has died of itself.
+const AT_CRASHED: usize = 3 * WORD;
 /// How the only session went, once that has been said: 1 for well, 2 for not.
 const AT_OUTCOME: usize = 2 * WORD;
 /// What each thread that decodes is working at: a page, from 1 on; 0 for none.
@@ -29,7 +31,7 @@ const AT_WORK: usize = 256 * WORD;
 /// Threads whose work is known.
 pub(super) const THREADS: usize = 256;
 const AT_SESSIONS: usize = 1024 * WORD;
-const _: () = assert!(AT_CAREFUL < AT_OUTCOME && AT_OUTCOME < AT_BAD);
+const _: () = assert!(AT_CAREFUL < AT_OUTCOME && AT_OUTCOME < AT_CRASHED && AT_CRASHED < AT_BAD);
 /// State, journal.
 const SESSION_WORDS: usize = 2;
 const BYTES: NonZeroUsize =
@@ -155,6 +157,17 @@ impl Directory {
     #[must_use]
     pub fn is_careful(&self) -> bool {
         self.0.load(AT_CAREFUL) != 0
+    }
+
+    /// A worker has died, and not because somebody killed it.
+    pub(super) fn crashed(&self) {
+        self.0.store(AT_CRASHED, 1);
+    }
+
+    /// True when that is so: what need not be done, and may be the reason, is better left alone.
+    #[must_use]
+    pub fn has_crashed(&self) -> bool {
+        self.0.load(AT_CRASHED) != 0
     }
 
     /// From now on nobody shall try this page.

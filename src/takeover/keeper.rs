@@ -362,6 +362,7 @@ impl Deaths {
         }
         self.last = Some(now);
         self.count += 1;
+        directory.crashed();
         if !work.is_empty() {
             directory.be_careful();
         }

@@ -5,9 +5,9 @@ use nix::unistd::Pid;
 
 use crate::scene::Captured;
 use crate::support::confined::{
-    CAP_KILL, CAP_SYS_PTRACE, assert_bounded, assert_confined, threads,
+    CAP_DAC_OVERRIDE, CAP_KILL, CAP_SYS_PTRACE, assert_bounded, assert_confined, threads,
 };
-use crate::support::service::worker_of;
+use crate::support::service::{guard_of, worker_of};
 use crate::support::wait_until;
 
 /// Waits for words, and so is owed all for long.
@@ -68,4 +68,18 @@ fn one_that_is_debugged() {
             assert_eq!(thread.permitted & CAP_SYS_PTRACE, 0, "{thread:x?}");
         }
     });
+}
+
+/// It may end processes, look which of them waits, and remove files.
+#[test]
+fn the_guard_as_well() {
+    let captured = Captured::only_started("toucher", "64");
+    captured.capture(&["--frame-pages", "1", "--codec", "lz4"]);
+    let scene = captured.restore(&[]);
+    let guard = guard_of(scene.restorer.pid()).expect("it watches");
+    for thread in threads(guard) {
+        let most = CAP_KILL | CAP_SYS_PTRACE | CAP_DAC_OVERRIDE;
+        assert_eq!(thread.permitted & !most, 0, "{thread:x?}");
+        assert!(thread.no_new_privileges, "{thread:x?}");
+    }
 }

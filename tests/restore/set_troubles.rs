@@ -15,6 +15,7 @@ use crate::frozen::{self, Frozen};
 use crate::memory::{Content, Memory, check, map_at, write};
 use crate::moves::arena;
 use crate::scene::{Captured, Restorer, show, wait_for};
+use crate::support::service::worker_of;
 use crate::support::{Role, end, hear, say, wait_until};
 
 pub(crate) const ROLES: &[(&str, Role)] = &[("pair", pair), ("toucher", toucher)];
@@ -413,4 +414,25 @@ fn in_a_head_start(long: &str) -> (Captured, Restorer, Frozen) {
     });
     std::thread::sleep(Duration::from_millis(200));
     (captured, restorer, decoder)
+}
+
+/// It may be the set that its process has died of.
+#[test]
+fn a_set_is_not_replayed_after_a_crash() {
+    let mut captured = Captured::only_started("toucher", "64");
+    captured.capture(&["--frame-pages", "1", "--codec", "lz4"]);
+    captured.make_set();
+    let place = format!("{:#x}", captured.areas[0].0);
+    let words = ["--head-start", "0s", "--region", &place];
+    let (mut restorer, decoder) = frozen::start(&captured, &words);
+    assert_eq!(restorer.json()["event"], "serving");
+    let worker = worker_of(restorer.pid()).expect("it serves");
+    kill(Pid::from_raw(worker), Signal::SIGABRT).expect("it runs");
+    decoder.ended();
+    captured.target.tell("0 64");
+    assert_eq!(captured.target.hear(), "right");
+    let done = restorer.finish();
+    assert_eq!((done.outcome(), done.pages("replayed")), ("complete", 0));
+    let said = restorer.errors();
+    assert!(said.contains("not replayed any more"), "{said}");
 }

@@ -3,6 +3,7 @@
 use std::fs;
 
 /// Bits of capabilities that a daemon may have while it serves; some places do not let limits be raised, and need CAP_SYS_NICE.
+pub const CAP_DAC_OVERRIDE: u64 = 1 << 1;
 pub const CAP_KILL: u64 = 1 << 5;
 pub const CAP_SYS_PTRACE: u64 = 1 << 19;
 pub const CAP_SYS_NICE: u64 = 1 << 23;

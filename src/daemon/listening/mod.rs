@@ -204,6 +204,9 @@ impl Work<'_> {
     fn common(&self, log: Log) -> Result<Common, Failure> {
         let args = self.args;
         let sets = WorkingSets::open(wanted(args), &self.path, self.opened.snapshot.clone())?;
+        if self.kept.directory.has_crashed() {
+            sets.replay_nothing();
+        }
         let options = serve::Options {
             // A bar for each of them would be too many.
             quiet: true,

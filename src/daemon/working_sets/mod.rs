@@ -133,6 +133,15 @@ impl WorkingSets {
         }))
     }
 
+    /// Nothing is replayed any more: it may be what a process has died of.
+    pub(super) fn replay_nothing(&self) {
+        if self.lock().set.take().is_some() {
+            say(
+                "uffd-restore: a process that replayed the working set has crashed: it is not replayed any more",
+            );
+        }
+    }
+
     /// What a restore that begins now replays and records. One at a time is recorded.
     pub(super) fn for_restore(self: &Arc<Self>) -> (Option<Set>, Option<Recording>) {
         let mut state = self.lock();

@@ -15,9 +15,17 @@ use super::{KEPT, Next, SERVING, Shared, Slot};
 use crate::addr::{Addr, AddrRange};
 use crate::processes::Parents;
 use crate::serve::{END_OF_A_PROCESS, Target};
+use crate::service::{Capability, keep_only};
 use crate::takeover::{StateFile, descriptors, link_of};
 use crate::terminal::mention;
 use crate::uffd::{Message, Stop, Userfaultfd};
+
+/// Ending processes of others, looking which of them waits for a page; removing files in a folder of somebody else.
+const NEEDED: [Capability; 3] = [
+    Capability::Kill,
+    Capability::SysPtrace,
+    Capability::DacOverride,
+];
 
 /// How often it is looked whether anybody is left whose descriptors are held.
 const LOOK_AT_HELD: Duration = Duration::from_millis(500);
@@ -53,6 +61,8 @@ pub(super) fn keep_watch(
     mut unwatched: impl Unwatched,
 ) {
     let _ = nix::sys::prctl::set_name(c"uffd-guard");
+    // Who it is has been copied, with all that the first process may do.
+    let _ = keep_only(&NEEDED);
     let mut waited = [PollFd::new(served_by, PollFlags::POLLIN)];
     while !matches!(poll(&mut waited, PollTimeout::NONE), Ok(1..)) {}
     wait_for_worker(shared);
