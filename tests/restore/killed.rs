@@ -8,7 +8,7 @@ use crate::support::killing::killing;
 const THREADS: usize = 8;
 
 /// Milliseconds of torture: more of them by the environment.
-fn how_long() -> u64 {
+pub(crate) fn how_long() -> u64 {
     let given = std::env::var("UFFD_RESTORE_KILLED_MS").ok();
     given.and_then(|ms| ms.parse().ok()).unwrap_or(4000)
 }

@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -129,8 +130,8 @@ impl Folder {
         ["--state-dir", self.0.path().to_str().expect("UTF-8")]
     }
 
-    fn state(&self, scene: &Scene) -> PathBuf {
-        self.0.path().join(format!("{}.state", scene.pid))
+    fn state_of(&self, pid: i32) -> PathBuf {
+        self.0.path().join(format!("{pid}.state"))
     }
 
     fn journal(&self, scene: &Scene) -> PathBuf {
@@ -146,9 +147,11 @@ impl Folder {
     }
 
     fn resume(&self, scene: &Scene, words: &[&str]) -> Restorer {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_uffd-restore"));
-        command.arg("--resume").arg(self.state(scene)).args(words);
-        Restorer::spawn(command, scene.folder.path().join("errors"))
+        let resume = Resume {
+            state: self.state_of(scene.pid),
+            errors: scene.folder.path().join("errors"),
+        };
+        resume.start(words)
     }
 
     /// Goes on with what was killed.
@@ -169,6 +172,20 @@ impl Folder {
         let said = restorer.errors();
         assert_eq!(ended.code(), Some(status), "{said}");
         assert!(said.contains(why), "{said}");
+    }
+}
+
+/// How to go on, and where what is said then goes.
+struct Resume {
+    state: PathBuf,
+    errors: PathBuf,
+}
+
+impl Resume {
+    fn start(&self, words: &[&str]) -> Restorer {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_uffd-restore"));
+        command.arg("--resume").arg(&self.state).args(words);
+        Restorer::spawn(command, self.errors.clone())
     }
 }
 
@@ -307,6 +324,55 @@ fn take_all(pid: i32) -> Vec<String> {
         names.push(String::from_utf8_lossy(&buffer[..len]).into_owned());
     }
     names
+}
+
+/// All of it at once, at random, with an oracle of every page.
+#[test]
+fn nor_one_that_does_everything() {
+    let folder = Folder::new();
+    let seed = crate::torture::seed();
+    let words = format!("{seed} {} 8", crate::killed::how_long());
+    eprintln!("UFFD_RESTORE_TEST_SEED={seed}");
+    let how = ["--frame-pages", "4", "--codec", "lz4"];
+    let mut scene = Captured::with("tortured", &words, &how).restore(&folder.words());
+    let mut dice = Dice::new(seed);
+    let over = AtomicBool::new(false);
+    let mut kills = 0;
+    std::thread::scope(|scope| {
+        let Scene {
+            target, restorer, ..
+        } = &mut scene;
+        let resume = Resume {
+            state: folder.state_of(target.pid()),
+            errors: folder.0.path().join("errors"),
+        };
+        scope.spawn(|| {
+            let said = target.hear();
+            over.store(true, Ordering::Relaxed);
+            assert_eq!(said, "right");
+        });
+        while !over.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_micros(dice.below(100_000) as u64));
+            // With the last page the daemon ends.
+            if guard_of(restorer.pid()).is_none() {
+                break;
+            }
+            signal_daemon(restorer.pid(), Signal::SIGKILL);
+            drop(restorer.wait());
+            if !resume.state.exists() {
+                break;
+            }
+            *restorer = resume.start(&[]);
+            assert_eq!(restorer.json()["event"], "goes_on");
+            kills += 1;
+        }
+    });
+    eprintln!("{kills} kills");
+    assert!(kills > 5);
+    scene.restorer.signal(Signal::SIGTERM);
+    drop(scene.restorer.wait());
+    assert!(!folder.state_of(scene.pid).exists());
+    scene.target.finish();
 }
 
 #[test]
