@@ -38,6 +38,13 @@ pub(crate) fn fetch(process: BorrowedFd<'_>, descriptor: RawFd) -> Result<OwnedF
     own(result)
 }
 
+/// Whether the link of a descriptor says that it names a process: by the name of an anonymous inode, and since Linux 6.9 of a file system.
+pub(crate) fn is_pidfd(link: &str) -> bool {
+    ["anon_inode:[pidfd]", "pidfd:"]
+        .iter()
+        .any(|kind| link.starts_with(kind))
+}
+
 /// The number of the process that a pidfd is of; `None` if it is gone, or not to be seen from here.
 pub(crate) fn number_of(pidfd: BorrowedFd<'_>) -> Option<i32> {
     let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());

@@ -61,7 +61,7 @@ pub fn run(args: &Cli) -> Result<ExitCode, Failure> {
         return check::run(args.json);
     }
     if let Some(state) = &args.what.resume {
-        return resuming::run(state);
+        return resuming::run(args, state);
     }
     if args.what.pid.is_some() {
         return attaching::run(args, None);

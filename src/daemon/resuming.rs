@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches};
 
 use super::inherited::{Inherited, stored};
-use crate::cli::restore::{Cli, Listen};
+use crate::cli::restore::{Cli, Listen, SetName};
 use crate::failure::Failure;
 use crate::handover;
 use crate::service::Pulse;
@@ -21,23 +21,61 @@ const NOT_AGAIN: [&str; 3] = ["--ready-fd", "--pidfile", "--state-dir"];
 ///
 /// # Errors
 /// [`Failure`].
-pub(super) fn run(path: &Path) -> Result<ExitCode, Failure> {
+pub(super) fn run(given: &Cli, path: &Path) -> Result<ExitCode, Failure> {
     let resumed = Resumed::fetch(path)?;
-    let directory = &resumed.directory;
-    std::env::set_current_dir(directory).map_err(Failure::io("go to", directory))?;
-    let before = resumed.arguments.iter().map(OsString::from);
     let now = std::env::args_os().skip(1);
-    let words = without(before, &NOT_AGAIN).chain(without(now, &["--resume"]));
-    let args = parse(words).map_err(|error| {
+    let now: Vec<OsString> = without(now, &["--resume"])
+        .chain(absolute(given)?)
+        .collect();
+    let directory = &resumed.directory;
+    if let Err(error) = std::env::set_current_dir(directory) {
+        // All names may be absolute.
+        mention(&format!(
+            "uffd-restore: cannot go to {directory:?}, where the run before was started: {error}; relative names are not found"
+        ));
+    }
+    let before = resumed.arguments.iter().map(OsString::from);
+    let words: Vec<OsString> = without(before, &NOT_AGAIN).chain(now).collect();
+    let args = parse(words.iter().cloned()).map_err(|error| {
         Failure::Usage(format!(
             "{path:?}: what that run was told is not understood: use the program that it was: {error}"
         ))
     })?;
+    let words = words
+        .into_iter()
+        .map(|word| word.into_string().map_err(not_utf8));
+    let resumed = resumed.told(words.collect::<Result<_, _>>()?);
     if args.what.pid.is_some() {
         super::attaching::run(&args, Some(resumed))
     } else {
         super::listening::run(&args, Some(resumed))
     }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn not_utf8(word: OsString) -> Failure {
+    Failure::Usage(format!("--resume: the argument {word:?} is not UTF-8"))
+}
+
+/// Files that are named now, from where they are named: once more, for the last one counts.
+fn absolute(given: &Cli) -> Result<Vec<OsString>, Failure> {
+    let set = match &given.touched.working_set {
+        Some(SetName::File(path)) => Some(path),
+        _ => None,
+    };
+    let files = [
+        ("--snapshot", given.snapshot.as_ref()),
+        ("--pidfile", given.pidfile.as_ref()),
+        ("--working-set", set),
+    ];
+    let mut words = Vec::new();
+    for (option, path) in files {
+        if let Some(path) = path {
+            let path = std::path::absolute(path).map_err(Failure::io("look for", path))?;
+            words.extend([option.into(), path.into_os_string()]);
+        }
+    }
+    Ok(words)
 }
 
 /// Where an option is given more than once the last one counts.

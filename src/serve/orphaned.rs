@@ -47,7 +47,7 @@ impl Orphaned {
         };
         let pidfd = |id, number| match stored {
             None => Some(owned(number)),
-            Some(stored) => stored.process(slot, id).map(owned),
+            Some(stored) => stored.process(slot, id, number).map(owned),
         };
         let journal = Journal::open(owned(journal))?;
         let mut recovered = Session::recover(journal, on_failure, installer, Instant::now())?;

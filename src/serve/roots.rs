@@ -212,13 +212,15 @@ impl Roots {
         }
         let host = match host {
             Some(host) => host,
-            // Of a session that is over.
+            // Of a session that is over, or of which only children are left.
             None => {
                 let its = about.host;
-                let pidfd = pidfd(SpaceId(u64::MAX), its.pidfd);
-                let pidfd = pidfd.or_else(|| crate::pidfd::pidfd(its.pid).ok());
-                let pidfd = pidfd.ok_or(postcard::Error::DeserializeUnexpectedEnd)?;
-                Arc::new(Target::of_about(its, pidfd))
+                let target = match pidfd(SpaceId(u64::MAX), its.pidfd) {
+                    Some(pidfd) => Target::of_about(its, pidfd),
+                    // What has its number now may be somebody else.
+                    None => Target::of_the_dead(its).map_err(|_| postcard::Error::WontImplement)?,
+                };
+                Arc::new(target)
             }
         };
         Ok((roots, host))

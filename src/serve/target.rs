@@ -12,6 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::sys::eventfd::EventFd;
 use serde::{Deserialize, Serialize};
 
 use crate::addr::Addr;
@@ -99,6 +100,13 @@ impl Target {
         }
     }
 
+    /// The target of a process that is dead, and has ended as well: nobody has a descriptor that names it.
+    pub(super) fn of_the_dead(about: TargetAbout) -> Result<Self, Errno> {
+        // As a pidfd then is: readable.
+        let ended = EventFd::from_value(1)?;
+        Ok(Self::of_about(about, ended.into()))
+    }
+
     /// True when the process has ended: its number may come to mean another one.
     pub(crate) fn has_ended(&self) -> bool {
         self.ends_within(Duration::ZERO)
@@ -121,6 +129,9 @@ impl Target {
     /// # Errors
     /// EPERM.
     pub fn kill(&self) -> Result<(), Errno> {
+        if self.has_ended() {
+            return Ok(());
+        }
         let nothing = std::ptr::null::<libc::siginfo_t>();
         // SAFETY: without a siginfo the kernel reads no memory of ours; the rest are numbers.
         let sent = unsafe {

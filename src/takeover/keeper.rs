@@ -172,7 +172,7 @@ pub fn keep(
             }
             Sharing::Parent(worker) => worker,
         };
-        match wait_for(worker, &signals, kept, &mut told)
+        match wait_for(worker, &signals, kept, alone, &mut told)
             .map_err(kernel("wait for the process that serves"))?
         {
             End::Left => return Ok(ExitCode::from(LEFT)),
@@ -254,6 +254,7 @@ fn wait_for(
     worker: Pid,
     signals: &SignalFd,
     kept: &Kept,
+    alone: Alone,
     told: &mut Vec<Signal>,
 ) -> Result<End, Errno> {
     // What was told to those before it.
@@ -278,7 +279,7 @@ fn wait_for(
         while let Ok(Some(signal)) = signals.read_signal() {
             match Signal::try_from(signal.ssi_signo.cast_signed()) {
                 Ok(Signal::SIGCHLD) | Err(_) => {}
-                Ok(Signal::SIGUSR1) if can_leave(kept) => {
+                Ok(Signal::SIGUSR1) if can_leave(kept, alone) => {
                     let _ = kill(worker, Signal::SIGKILL);
                     while matches!(waitpid(worker, None), Err(Errno::EINTR)) {}
                     return Ok(End::Left);
@@ -297,7 +298,11 @@ fn wait_for(
 }
 
 /// True when all that is served is in the store. Who is just handing over is waited for.
-fn can_leave(kept: &Kept) -> bool {
+fn can_leave(kept: &Kept, alone: Alone) -> bool {
+    // The only target may be standing still, and would be lost with whoever has stopped it.
+    if alone == Alone::Ends && !kept.directory.has_sessions() {
+        return false;
+    }
     let until = Instant::now() + HAND_OVER;
     while kept.store.is_some() {
         if kept.guard.all_are_kept() {

@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 
 use super::keeper::signals;
 use super::state::{Holder, Id};
-use super::{Kept, Resumed, Shelf, StateFile, Store, Stored};
+use super::{Kept, Resumed, Shelf, StateFile, Store, Stored, link_of};
 use crate::failure::Failure;
 use crate::serve::{END_OF_A_PROCESS, Guard, Next, ServeError, Target, kill_family};
 use crate::service::Pulse;
@@ -43,6 +43,8 @@ pub(super) struct Leaving {
     journal: Option<PathBuf>,
     /// The guard of the run before, until this one goes on.
     former: Option<Target>,
+    /// What this run was told, if that is something else than the file says.
+    arguments: Option<Vec<String>>,
     /// This run does not go on, and another one may.
     given_up: AtomicBool,
 }
@@ -63,6 +65,7 @@ impl Leaving {
                     shelf: Arc::new(shelf),
                     journal,
                     former: None,
+                    arguments: None,
                     given_up: AtomicBool::new(false),
                 };
                 Ok((Some(leaving), Stored::default()))
@@ -73,6 +76,7 @@ impl Leaving {
                     shelf: resumed.shelf,
                     journal: resumed.was.journal,
                     former: resumed.former,
+                    arguments: Some(resumed.arguments),
                     given_up: AtomicBool::new(false),
                 };
                 Ok((Some(leaving), resumed.stored))
@@ -104,7 +108,12 @@ impl Leaving {
     ///
     /// [`Kept::goes_on`]: super::Kept::goes_on
     pub(super) fn goes_on(&self, guard: &Guard) {
-        let updated = self.file.update(|state| state.guard = self.holder(guard));
+        let updated = self.file.update(|state| {
+            state.guard = self.holder(guard);
+            if let Some(arguments) = &self.arguments {
+                state.arguments.clone_from(arguments);
+            }
+        });
         match (updated, &self.former) {
             // What only that one holds nobody has fetched, and nobody is left whose it is.
             (Ok(()), Some(former)) => drop(former.kill()),
@@ -175,7 +184,10 @@ impl Kept {
         let Some(leaving) = &self.leaving else {
             return Ok(());
         };
-        leaving.file.update(|state| state.target = holder)
+        leaving.file.update(|state| {
+            state.target = holder;
+            state.socket = link_of(leaving.shelf.as_fd().as_raw_fd());
+        })
     }
 
     /// When nothing is served any more: what is open in a target and of no use, by process and number.

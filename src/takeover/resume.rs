@@ -1,20 +1,22 @@
 //! Fetching what a run of this program has left that was killed as a whole, where there is no service manager that keeps it.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use super::state::{Holder, State};
+use super::state::{Holder, Id, State};
 use super::stored::Held;
 use super::{Shelf, StateFile, Stored, link_of};
 use crate::failure::Failure;
 use crate::pidfd::{fetch, pidfd};
+use crate::processes::pids;
 use crate::serve::Target;
 use crate::service::StoredName;
 use crate::session::SpaceId;
+use crate::uffd::Userfaultfd;
 
 /// What has to be known, and held, to go on.
 #[derive(Debug)]
@@ -33,6 +35,13 @@ pub struct Resumed {
 }
 
 impl Resumed {
+    /// What is to be done now: the next run, if this one is killed as well, is told this.
+    #[must_use]
+    pub fn told(mut self, arguments: Vec<String>) -> Self {
+        self.arguments = arguments;
+        self
+    }
+
     /// Takes over what is left, by copies of its descriptors: as long as this run has not said that it goes on, another one may.
     ///
     /// # Errors
@@ -43,6 +52,10 @@ impl Resumed {
         let was = state.take()?;
         let shelf = Arc::new(shelf(&state, &was)?);
         let mut passed = shelf.contents();
+        if was.journal.is_some() {
+            // The target may have put anything there.
+            passed.retain(|(name, descriptor)| is_space(*name, descriptor));
+        }
         passed.extend(of_the_only_session(&was)?);
         let former = was.guard.and_then(holder);
         let held = former.as_ref().and_then(|guard| {
@@ -66,7 +79,8 @@ impl Resumed {
 /// The socket, from whoever has it.
 fn shelf(file: &StateFile, state: &State) -> Result<Shelf, Failure> {
     let mut why = None;
-    for its in [state.guard, state.target].into_iter().flatten() {
+    let known = [state.guard, state.target].into_iter().flatten();
+    for its in known.chain(heirs(state)) {
         let Some(process) = holder(its) else {
             continue;
         };
@@ -111,6 +125,30 @@ fn socket(fetched: OwnedFd) -> Result<OwnedFd, Errno> {
     link.starts_with("socket:")
         .then_some(fetched)
         .ok_or(Errno::ENOTSOCK)
+}
+
+fn is_space(name: StoredName, descriptor: &OwnedFd) -> bool {
+    let link = link_of(descriptor.as_raw_fd());
+    matches!(name, StoredName::Space { session: 0, .. })
+        && link.as_deref() == Some(Userfaultfd::LINK)
+}
+
+/// Those who were forked from the target have the shelf as well, under the same number.
+fn heirs(state: &State) -> impl Iterator<Item = Holder> + '_ {
+    let wanted = state.target.zip(state.socket.as_ref());
+    let heirs = wanted.map(|(target, socket)| {
+        let has = move |pid: &i32| {
+            let link = fs::read_link(format!("/proc/{pid}/fd/{}", target.shelf));
+            link.is_ok_and(|link| link.to_str() == Some(socket))
+        };
+        let holder = move |pid| {
+            let process = Id::of(pid)?;
+            let shelf = target.shelf;
+            Some(Holder { process, shelf })
+        };
+        pids().filter(has).filter_map(holder)
+    });
+    heirs.into_iter().flatten()
 }
 
 /// What is not on the shelf, because the target has that.

@@ -24,6 +24,8 @@ use crate::service::StoredName;
 
 /// Bytes of messages that wait: some twenty thousand.
 const ROOM: usize = 8 << 20;
+/// Messages that are looked at.
+const MOST: usize = 1 << 16;
 /// Longest name.
 const NAME: usize = 64;
 
@@ -74,10 +76,17 @@ impl Shelf {
         shelf
     }
 
-    /// Looks what is there. Other processes may have put something there, or taken it.
+    /// Looks what is there. Other processes may have put something there, or taken it; one that was killed may have left it there twice.
     pub(super) fn look(&self) {
-        let names = self.all(Read::Look).into_iter().map(|(name, _)| name);
-        *self.names() = names.collect();
+        let all = self.all(Read::Look);
+        let mut seen = BTreeSet::new();
+        let again = all.iter().filter(|(name, _)| !seen.insert(*name));
+        let again: Vec<StoredName> = again.map(|(name, _)| *name).collect();
+        *self.names() = seen;
+        for name in again {
+            self.forget(name);
+            self.names().insert(name);
+        }
     }
 
     /// A copy of each descriptor that is there.
@@ -108,17 +117,20 @@ impl Shelf {
         if !names.remove(&name) {
             return;
         }
-        // Those that were put before it go behind those that were put after it. If this process is killed between the two, what
-        // it had received is in the table that it shares.
+        // Those that were put before it go behind those that were put after it, and are there at any moment.
         for _ in 0..=names.len() {
-            match self.receive(Read::Take) {
-                Some((found, _)) if found == name => return,
+            match self.receive(Read::Copy) {
+                Some((found, _)) if found == name => {
+                    drop(self.receive(Read::Take));
+                    return;
+                }
                 Some((other, Some(descriptor))) => {
                     if self.send(other, descriptor.as_fd()).is_err() {
                         names.remove(&other);
                     }
+                    drop(self.receive(Read::Take));
                 }
-                Some((_, None)) => {}
+                Some((_, None)) => drop(self.receive(Read::Take)),
                 None => return,
             }
         }
@@ -129,23 +141,28 @@ impl Shelf {
     }
 
     fn all(&self, read: Read) -> Vec<(StoredName, Option<OwnedFd>)> {
-        if self.peek_from_the_first().is_err() {
+        if self.peek_from(0).is_err() {
             return Vec::new();
         }
-        std::iter::from_fn(|| self.receive(read)).collect()
+        // Whoever else has the socket may go on putting something there.
+        let all = std::iter::from_fn(|| self.receive(read))
+            .take(MOST)
+            .collect();
+        let _ = self.peek_from(-1);
+        all
     }
 
-    /// The next message to be looked at is the first (socket(7), `SO_PEEK_OFF`).
-    fn peek_from_the_first(&self) -> Result<(), Errno> {
-        let first: libc::c_int = 0;
-        let len = libc::socklen_t::try_from(size_of_val(&first)).map_err(|_| Errno::EINVAL)?;
+    /// What is looked at next is what is so far from the first message, and then what follows; with -1 it is always the first message
+    /// (socket(7), `SO_PEEK_OFF`).
+    fn peek_from(&self, place: libc::c_int) -> Result<(), Errno> {
+        let len = libc::socklen_t::try_from(size_of_val(&place)).map_err(|_| Errno::EINVAL)?;
         // SAFETY: the option is a number of this length, which lives until the call returns.
         let set = unsafe {
             libc::setsockopt(
                 self.socket.as_raw_fd(),
                 libc::SOL_SOCKET,
                 libc::SO_PEEK_OFF,
-                (&raw const first).cast(),
+                (&raw const place).cast(),
                 len,
             )
         };
@@ -246,6 +263,22 @@ mod tests {
         let again = Shelf::of(shelf.socket.try_clone().expect("a descriptor"));
         drop(end(&again, 7));
         assert_eq!(again.contents().len(), 1);
+    }
+
+    /// Whoever goes on finds what somebody has left who was killed while putting it behind the others.
+    #[test]
+    fn what_is_there_twice_goes_at_once() {
+        let shelf = Shelf::new().expect("a socket");
+        let mut reader = end(&shelf, 7);
+        drop(end(&shelf, 8));
+        let (_, descriptor) = shelf.contents().remove(0);
+        shelf.send(space(7), descriptor.as_fd()).expect("room");
+        drop(descriptor);
+        shelf.look();
+        assert_eq!(numbers(&shelf.contents()).len(), 2);
+        shelf.forget(space(7));
+        assert_eq!(numbers(&shelf.contents()), [space(8)]);
+        assert_eq!(reader.read_to_end(&mut Vec::new()).ok(), Some(0), "closed");
     }
 
     #[test]

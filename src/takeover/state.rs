@@ -3,8 +3,10 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::os::fd::RawFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
@@ -12,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::output::PendingFile;
+use crate::pidfd::pidfd;
+use crate::readable::readable_within;
 use crate::tracee::ThreadStat;
 
 /// `RAMFS_MAGIC` of `<linux/magic.h>`.
@@ -29,11 +33,12 @@ pub(crate) struct Id {
 }
 
 impl Id {
-    /// A process that is there.
+    /// A process that is there. Its first thread may have ended.
     pub(crate) fn of(pid: i32) -> Option<Self> {
-        let stat = ThreadStat::read(pid).ok()?;
-        let started = stat.start_ticks;
-        (!stat.has_ended()).then_some(Self { pid, started })
+        let process = pidfd(pid).ok()?;
+        let started = ThreadStat::read(pid).ok()?.start_ticks;
+        let has_ended = readable_within(&process, Duration::ZERO);
+        (!has_ended).then_some(Self { pid, started })
     }
 
     pub(crate) fn of_this_process() -> Option<Self> {
@@ -66,7 +71,9 @@ pub(crate) struct State {
     pub(crate) guard: Option<Holder>,
     /// The process that is served, if there is only one, and it has the shelf.
     pub(crate) target: Option<Holder>,
-    /// The journal of its session.
+    /// What the shelf is called in `/proc/PID/fd`.
+    pub(crate) socket: Option<String>,
+    /// The journal of the only session.
     pub(crate) journal: Option<PathBuf>,
 }
 
@@ -110,6 +117,7 @@ impl StateFile {
             keeper: own()?,
             guard: None,
             target: None,
+            socket: None,
             journal: journal.then(|| folder.join(format!("{name}.uffd-restore-journal"))),
         };
         this.write(&state)?;
@@ -174,6 +182,34 @@ impl StateFile {
         let mut state = self.read()?;
         change(&mut state);
         self.write(&state)
+    }
+
+    /// For the guard of a run that is dead: whether what it has open is to be held. Not if another one does that, which has all that this one
+    /// has. From now on this one is known.
+    pub(crate) fn is_to_be_held(&self, shelf: RawFd) -> bool {
+        let (Ok(_lock), Some(process)) = (self.lock(), Id::of_this_process()) else {
+            return true;
+        };
+        // Whoever has removed the file does not want anybody to go on; what is missing is still not zero.
+        let Ok(state) = self.read() else {
+            return true;
+        };
+        match state.guard {
+            Some(guard) if guard.process == process => true,
+            Some(guard) if guard.process.is_alive() => false,
+            _ => {
+                let guard = Some(Holder { process, shelf });
+                let _ = self.write(&State { guard, ..state });
+                true
+            }
+        }
+    }
+
+    /// The same later: somebody may have gone on.
+    pub(crate) fn is_held(&self) -> bool {
+        let guard = self.read().map(|state| state.guard);
+        guard.is_ok_and(|guard| guard.is_none_or(|it| Some(it.process) == Id::of_this_process()))
+            || !self.path.exists()
     }
 
     /// Nobody needs to go on any more.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Directory, Shelf, Store, link_of};
-use crate::pidfd::{fetch, number_of};
+use crate::pidfd::{fetch, is_pidfd, number_of};
 use crate::processes::{Parents, name_of};
 use crate::serve::{END_OF_A_PROCESS, Guard, Target, kill_family};
 use crate::service::StoredName;
@@ -71,14 +71,14 @@ impl Stored {
         stored.or_else(|| self.held.as_ref()?.userfaultfd(name, number))
     }
 
-    /// The pidfd of a process, by the address space that it was handed over with.
-    pub(crate) fn process(&self, session: usize, id: SpaceId) -> Option<RawFd> {
-        let session = session as u64;
+    /// The pidfd of a process, by the address space that it was handed over with, which had this number.
+    pub(crate) fn process(&self, session: usize, id: SpaceId, number: RawFd) -> Option<RawFd> {
         let name = StoredName::Process {
-            session,
+            session: session as u64,
             number: id.0,
         };
-        self.numbers.get(&name).copied()
+        let stored = self.numbers.get(&name).copied();
+        stored.or_else(|| self.held.as_ref()?.process(number))
     }
 
     /// What is of no use to those sessions any more.
@@ -224,6 +224,13 @@ impl Held {
         }
         self.shelf.put(name, fetched.as_fd()).ok()?;
         Some(fetched.into_raw_fd())
+    }
+
+    /// One that has ended.
+    fn process(&self, number: RawFd) -> Option<RawFd> {
+        let fetched = fetch(self.guard.as_fd(), number).ok()?;
+        let link = link_of(fetched.as_raw_fd()).unwrap_or_default();
+        is_pidfd(&link).then(|| fetched.into_raw_fd())
     }
 }
 

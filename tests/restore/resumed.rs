@@ -358,7 +358,7 @@ fn nor_one_that_does_everything() {
                 break;
             }
             signal_daemon(restorer.pid(), Signal::SIGKILL);
-            drop(restorer.wait());
+            let _ = restorer.wait();
             if !resume.state.exists() {
                 break;
             }
@@ -370,7 +370,7 @@ fn nor_one_that_does_everything() {
     eprintln!("{kills} kills");
     assert!(kills > 5);
     scene.restorer.signal(Signal::SIGTERM);
-    drop(scene.restorer.wait());
+    let _ = scene.restorer.wait();
     assert!(!folder.state_of(scene.pid).exists());
     scene.target.finish();
 }

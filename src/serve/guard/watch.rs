@@ -13,6 +13,7 @@ use snapshot_format::PAGE_BYTES;
 
 use super::{KEPT, Next, SERVING, Shared, Slot};
 use crate::addr::{Addr, AddrRange};
+use crate::pidfd::is_pidfd;
 use crate::processes::Parents;
 use crate::serve::{END_OF_A_PROCESS, Target};
 use crate::service::{Capability, keep_only};
@@ -81,9 +82,9 @@ pub(super) fn keep_watch(
     match next {
         Next::Nobody => {}
         Next::Started => return kill_beside_kept(&targets),
-        Next::Resumes(state, _) => {
+        Next::Resumes(state, shelf) => {
             kill_beside_kept(&targets);
-            return hold(shared, state);
+            return hold(shared, state, *shelf);
         }
     }
     let strays = unwatched.come();
@@ -121,10 +122,11 @@ fn kill_beside_kept(targets: &[ManuallyDrop<Target>]) {
 
 /// Keeps everything open until somebody has fetched it, who then ends this process, or until nobody is left that needs it. What they have
 /// to say is not read: whoever goes on has to.
-fn hold(shared: &Shared, state: &StateFile) {
+fn hold(shared: &Shared, state: &StateFile, shelf: RawFd) {
     let kept = |slot: &&Slot| slot.state.load(Ordering::SeqCst) == KEPT;
     let targets: Vec<_> = shared.slots.iter().filter(kept).map(Slot::target).collect();
-    if targets.is_empty() {
+    // One that goes on has a guard of its own; and one that has not got so far leaves what there is to the one before.
+    if targets.is_empty() || !state.is_to_be_held(shelf) {
         return;
     }
     let pids = numbers(targets.iter().map(|target| &**target));
@@ -140,10 +142,13 @@ fn hold(shared: &Shared, state: &StateFile) {
             .into_iter()
             .any(|number| of_somebody(&borrowed(number)))
     };
-    while targets.iter().any(|target| !target.has_ended()) || miss_pages() {
+    while state.is_held() {
+        if !miss_pages() && targets.iter().all(|target| target.has_ended()) {
+            state.remove();
+            return;
+        }
         std::thread::sleep(LOOK_AT_HELD);
     }
-    state.remove();
 }
 
 /// Whoever reads what this program says until its end must not wait for as long as somebody else may take.
@@ -185,14 +190,10 @@ fn wait_for_worker(shared: &Shared) {
 /// Closes what is neither a userfaultfd nor names a process: above all a socket on which nobody takes connections any more.
 fn close_others(unwatched: &mut impl Unwatched, kept_open: Option<RawFd>) {
     for (descriptor, link) in descriptors() {
-        let kept = [Userfaultfd::LINK, "anon_inode:[pidfd]", "pidfd:"];
+        let kept = link.starts_with(Userfaultfd::LINK) || is_pidfd(&link);
         // It may be the one by which the table was read, and something else by now.
         let is_open = link_of(descriptor).as_ref() == Some(&link);
-        if descriptor > 2
-            && is_open
-            && kept_open != Some(descriptor)
-            && !kept.iter().any(|kept| link.starts_with(kept))
-        {
+        if descriptor > 2 && is_open && kept_open != Some(descriptor) && !kept {
             // SAFETY: it is open, and nobody else uses this table any more.
             unwatched.offer(unsafe { OwnedFd::from_raw_fd(descriptor) });
         }

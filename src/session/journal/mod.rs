@@ -57,6 +57,8 @@ const SLACK: usize = 256 << 10;
 /// Records are not worth a checkpoint before they take so much room.
 const WORTH_IT: usize = 64 << 10;
 const RECORD: usize = op::WORDS * WORD;
+/// Bytes of records that room is made for at a time.
+const RESERVE: usize = MOST_RECORDS / 16;
 
 const _: () = assert!(AT_RECORDS + 2 * MOST_RECORDS <= AT_CHECKPOINTS);
 const _: () = assert!(AT_INBOX + Inbox::BYTES <= AT_RECORDS);
@@ -101,8 +103,9 @@ pub struct Journal {
     memory: Arc<SharedMemory>,
     /// The valid half; `None` if none is, and then nothing is written down.
     half: Option<usize>,
-    /// Bytes of records, and of the checkpoint, in the valid half.
+    /// Bytes of records, of those that there is room for, and of the checkpoint, in the valid half.
     records: usize,
+    reserved: usize,
     state: usize,
     /// Where the message came from that is being applied.
     origin: Option<Origin>,
@@ -119,7 +122,7 @@ impl Journal {
     /// # Errors
     /// No descriptor, no memory.
     pub fn new() -> Result<Self, Errno> {
-        SharedMemory::new(c"uffd-restore-journal", Self::BYTES).map(Self::of)
+        SharedMemory::new(c"uffd-restore-journal", Self::BYTES).and_then(Self::of)
     }
 
     /// An empty one, in a file that was just made.
@@ -127,20 +130,22 @@ impl Journal {
     /// # Errors
     /// No memory, no room, or a file that cannot be mapped.
     pub fn of_new_file(file: OwnedFd) -> Result<Self, Errno> {
-        SharedMemory::of_new_file(file, Self::BYTES).map(Self::of)
+        SharedMemory::of_new_file(file, Self::BYTES).and_then(Self::of)
     }
 
-    fn of(memory: SharedMemory) -> Self {
+    fn of(memory: SharedMemory) -> Result<Self, Errno> {
+        memory.reserve(0, AT_RECORDS)?;
         memory.store(AT_VERSION, VERSION);
         memory.store(AT_MAGIC, MAGIC);
-        Self {
+        Ok(Self {
             memory: Arc::new(memory),
             half: None,
             records: 0,
+            reserved: 0,
             state: 0,
             origin: None,
             read: 0,
-        }
+        })
     }
 
     /// One that another process wrote.
@@ -162,6 +167,7 @@ impl Journal {
         let mut journal = Self {
             half: None,
             records: 0,
+            reserved: 0,
             state: 0,
             origin: None,
             read: memory.load(AT_READ),
@@ -216,7 +222,7 @@ impl Journal {
         let Some(half) = self.half else {
             return;
         };
-        if self.records + RECORD > MOST_RECORDS {
+        if self.records + RECORD > self.reserved && !self.reserve_records(half) {
             // Nobody may go by what is not complete.
             self.give_up();
             return;
@@ -251,7 +257,7 @@ impl Journal {
         };
         let records = AT_RECORDS + half * MOST_RECORDS;
         let room = bytes.len() <= MOST_STATE
-            && self.memory.reserve(records, MOST_RECORDS / 16).is_ok()
+            && self.memory.reserve(records, RESERVE).is_ok()
             && self.memory.reserve(at, bytes.len().max(1)).is_ok();
         if !room {
             return self.give_up();
@@ -263,6 +269,18 @@ impl Journal {
             .store(at_half(half, 2), XxHash3_64::oneshot(&bytes));
         self.memory.store(AT_VALID, half as u64 + 1);
         (self.half, self.records, self.state) = (Some(half), 0, bytes.len());
+        self.reserved = RESERVE;
+    }
+
+    /// Room for more records; false if there is none.
+    fn reserve_records(&mut self, half: usize) -> bool {
+        let wanted = (self.records + RECORD).next_multiple_of(RESERVE);
+        let records = AT_RECORDS + half * MOST_RECORDS;
+        let room = wanted <= MOST_RECORDS && self.memory.reserve(records, wanted).is_ok();
+        if room {
+            self.reserved = wanted;
+        }
+        room
     }
 
     /// Whether somebody can go on by it.
