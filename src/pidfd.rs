@@ -4,7 +4,7 @@
     reason = "pidfd_open and pidfd_getfd, which nix does not have"
 )]
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
@@ -36,6 +36,26 @@ pub(crate) fn fetch(process: BorrowedFd<'_>, descriptor: RawFd) -> Result<OwnedF
     let result =
         unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), descriptor, 0) };
     own(result)
+}
+
+/// The same of a process whose first thread may have ended: only its other threads have descriptors then (since Linux 6.9).
+pub(crate) fn fetch_of_any_thread(
+    pid: i32,
+    process: BorrowedFd<'_>,
+    descriptor: RawFd,
+) -> Result<OwnedFd, Errno> {
+    let fetched = fetch(process, descriptor);
+    if fetched.as_ref().err() != Some(&Errno::ESRCH) {
+        return fetched;
+    }
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"));
+    let tasks = tasks.into_iter().flatten().flatten();
+    let threads = tasks.filter_map(|task| task.file_name().to_str()?.parse().ok());
+    let mut others = threads.filter_map(|thread| {
+        let thread = pidfd_of_thread(thread).ok()?;
+        fetch(thread.as_fd(), descriptor).ok()
+    });
+    others.next().ok_or(Errno::ESRCH)
 }
 
 /// Whether the link of a descriptor says that it names a process: by the name of an anonymous inode, and since Linux 6.9 of a file system.

@@ -147,14 +147,16 @@ fn name(args: &Cli) -> String {
 
 /// When all is over: nothing is left behind, neither in the target nor in the folder.
 pub(super) fn clean_up(kept: &Kept) {
-    if let (Some((pid, number)), Some(socket)) = (kept.is_left(), kept.to_be_left())
+    let left = kept.is_left();
+    // First: nobody has to go on, if this process is killed now.
+    kept.forget();
+    if let (Some((pid, number)), Some(socket)) = (left, kept.to_be_left())
         && let Err(error) = handover::take_back(pid, number, socket)
     {
         mention(&format!(
             "uffd-restore: process {pid} keeps descriptor {number}, a socket of no use: {error}"
         ));
     }
-    kept.forget();
 }
 
 #[cfg(test)]

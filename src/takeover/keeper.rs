@@ -172,6 +172,9 @@ pub fn keep(
             }
             Sharing::Parent(worker) => worker,
         };
+        if let Some(leaving) = &kept.leaving {
+            leaving.is_served_by(worker);
+        }
         match wait_for(worker, &signals, kept, alone, &mut told)
             .map_err(kernel("wait for the process that serves"))?
         {

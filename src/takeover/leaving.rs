@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 use super::keeper::signals;
 use super::state::{Holder, Id};
@@ -92,7 +93,10 @@ impl Leaving {
     /// Where it finds descriptors.
     pub(super) fn store(&self, guard: &Arc<Guard>) -> Result<Store, Failure> {
         if self.former.is_none() {
-            self.file.update(|state| state.guard = self.holder(guard))?;
+            self.file.update(|state| {
+                state.guard = self.holder(guard);
+                state.held = false;
+            })?;
         }
         let spaces = self.journal.is_some();
         Ok(Store::of_shelf(Arc::clone(&self.shelf), spaces, guard))
@@ -110,6 +114,7 @@ impl Leaving {
     pub(super) fn goes_on(&self, guard: &Guard) {
         let updated = self.file.update(|state| {
             state.guard = self.holder(guard);
+            state.held = false;
             if let Some(arguments) = &self.arguments {
                 state.arguments.clone_from(arguments);
             }
@@ -119,6 +124,14 @@ impl Leaving {
             (Ok(()), Some(former)) => drop(former.kill()),
             (Ok(()), None) => {}
             (Err(failure), _) => mention(&format!("uffd-restore: {failure}")),
+        }
+    }
+
+    /// A process works for this one.
+    pub(super) fn is_served_by(&self, worker: Pid) {
+        let worker = Id::of(worker.as_raw());
+        if let Err(failure) = self.file.update(|state| state.worker = worker) {
+            mention(&format!("uffd-restore: {failure}"));
         }
     }
 

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -11,12 +12,15 @@ use super::state::{Holder, Id, State};
 use super::stored::Held;
 use super::{Shelf, StateFile, Stored, link_of};
 use crate::failure::Failure;
-use crate::pidfd::{fetch, pidfd};
+use crate::pidfd::{fetch_of_any_thread, pidfd};
 use crate::processes::pids;
 use crate::serve::Target;
 use crate::service::StoredName;
 use crate::session::SpaceId;
 use crate::uffd::Userfaultfd;
+
+/// How long the end of processes may take that are being killed.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What has to be known, and held, to go on.
 #[derive(Debug)]
@@ -50,6 +54,7 @@ impl Resumed {
         let path = path.canonicalize().map_err(Failure::io("read", path))?;
         let state = StateFile::at(&path);
         let was = state.take()?;
+        wait_for_the_dead(&state, &was)?;
         let shelf = Arc::new(shelf(&state, &was)?);
         let mut passed = shelf.contents();
         if was.journal.is_some() {
@@ -76,6 +81,26 @@ impl Resumed {
     }
 }
 
+/// Who was started by the keeper dies with it, and not at the same instant; the guard holds when both are dead.
+fn wait_for_the_dead(file: &StateFile, was: &State) -> Result<(), Failure> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let state = file.read()?;
+        let guard_alive = state.guard.is_some_and(|guard| guard.process.is_alive());
+        let worker_alive = was.worker.is_some_and(Id::is_alive);
+        if !worker_alive && (state.held || !guard_alive) {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            let path = file.path();
+            return Err(Failure::Mismatch(format!(
+                "{path:?}: the process that served has not ended: try again when it has"
+            )));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// The socket, from whoever has it.
 fn shelf(file: &StateFile, state: &State) -> Result<Shelf, Failure> {
     let mut why = None;
@@ -84,7 +109,8 @@ fn shelf(file: &StateFile, state: &State) -> Result<Shelf, Failure> {
         let Some(process) = holder(its) else {
             continue;
         };
-        match fetch(process.as_fd(), its.shelf).and_then(socket) {
+        let fetched = fetch_of_any_thread(its.process.pid, process.as_fd(), its.shelf);
+        match fetched.and_then(|fetched| socket(fetched, state)) {
             Ok(socket) => return Ok(Shelf::of(socket)),
             Err(errno) => why = Some((its.process.pid, errno)),
         }
@@ -120,11 +146,14 @@ fn holder(holder: Holder) -> Option<Target> {
     holder.process.is_alive().then_some(process)
 }
 
-fn socket(fetched: OwnedFd) -> Result<OwnedFd, Errno> {
+/// What is fetched may be something that the target has put there.
+fn socket(fetched: OwnedFd, state: &State) -> Result<OwnedFd, Errno> {
     let link = link_of(fetched.as_raw_fd()).unwrap_or_default();
-    link.starts_with("socket:")
-        .then_some(fetched)
-        .ok_or(Errno::ENOTSOCK)
+    let is_it = match &state.socket {
+        Some(socket) => link == *socket,
+        None => link.starts_with("socket:"),
+    };
+    is_it.then_some(fetched).ok_or(Errno::ENOTSOCK)
 }
 
 fn is_space(name: StoredName, descriptor: &OwnedFd) -> bool {

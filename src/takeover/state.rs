@@ -67,8 +67,12 @@ pub(crate) struct State {
     pub(crate) directory: PathBuf,
     /// Who serves, as long as it is alive.
     pub(crate) keeper: Id,
+    /// Who works for it, and dies with it.
+    pub(crate) worker: Option<Id>,
     /// Who else has the shelf.
     pub(crate) guard: Option<Holder>,
+    /// That one knows that the others are dead.
+    pub(crate) held: bool,
     /// The process that is served, if there is only one, and it has the shelf.
     pub(crate) target: Option<Holder>,
     /// What the shelf is called in `/proc/PID/fd`.
@@ -115,7 +119,9 @@ impl StateFile {
             arguments: arguments.collect::<Result<_, _>>()?,
             directory: directory.map_err(Failure::io("look for", Path::new(".")))?,
             keeper: own()?,
+            worker: None,
             guard: None,
+            held: false,
             target: None,
             socket: None,
             journal: journal.then(|| folder.join(format!("{name}.uffd-restore-journal"))),
@@ -194,15 +200,18 @@ impl StateFile {
         let Ok(state) = self.read() else {
             return true;
         };
-        match state.guard {
-            Some(guard) if guard.process == process => true,
-            Some(guard) if guard.process.is_alive() => false,
-            _ => {
-                let guard = Some(Holder { process, shelf });
-                let _ = self.write(&State { guard, ..state });
-                true
-            }
+        let another = state.guard.filter(|guard| guard.process != process);
+        if another.is_some_and(|guard| guard.process.is_alive()) {
+            return false;
         }
+        let guard = Some(Holder { process, shelf });
+        let held = true;
+        let _ = self.write(&State {
+            guard,
+            held,
+            ..state
+        });
+        true
     }
 
     /// The same later: somebody may have gone on.
