@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::attach_error::AttachError;
 use super::error::HandoverError;
 use super::guests::Guests;
-use crate::tracee::StoppedProcess;
+use crate::tracee::{StoppedProcess, TraceError};
 
 /// How long the threads of a target may take to stop, only for this.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -53,7 +53,12 @@ pub fn take_back(pid: i32, number: RawFd, socket: BorrowedFd<'_>) -> Result<(), 
     if !is_the_same(pid, number, socket) {
         return Ok(());
     }
-    let mut process = StoppedProcess::stop(pid, PATIENCE)?;
+    let mut process = match StoppedProcess::stop(pid, PATIENCE) {
+        Err(
+            TraceError::Ended { .. } | TraceError::Zombie { .. } | TraceError::NoSuchProcess { .. },
+        ) => return Ok(()),
+        stopped => stopped?,
+    };
     // Nobody closes it, or puts something else there, any more.
     if is_the_same(pid, number, socket) {
         close(&mut process, number)?;

@@ -172,9 +172,6 @@ pub fn keep(
             }
             Sharing::Parent(worker) => worker,
         };
-        if let Some(leaving) = &kept.leaving {
-            leaving.is_served_by(worker);
-        }
         match wait_for(worker, &signals, kept, alone, &mut told)
             .map_err(kernel("wait for the process that serves"))?
         {
@@ -215,12 +212,16 @@ fn begin_life(kept: &Kept, life: &mut Life) {
     let _ = nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0));
     obey_only(kept.keeper);
     if let Some(store) = &kept.store {
-        store.look();
         // The next run goes on. This one would finish, and nobody would know.
         let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
         if nix::unistd::getppid() != kept.keeper {
             let _ = kill(nix::unistd::getpid(), Signal::SIGKILL);
         }
+        // Before this one does anything that whoever goes on might notice.
+        if let Some(leaving) = &kept.leaving {
+            leaving.is_served_by_this_process();
+        }
+        store.look();
     }
     let _ = SigSet::from(Signal::SIGCHLD).thread_unblock();
     let _ = nix::sys::prctl::set_name(c"uffd-worker");

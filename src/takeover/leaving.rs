@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
 
 use super::keeper::signals;
 use super::state::{Holder, Id};
@@ -93,10 +92,8 @@ impl Leaving {
     /// Where it finds descriptors.
     pub(super) fn store(&self, guard: &Arc<Guard>) -> Result<Store, Failure> {
         if self.former.is_none() {
-            self.file.update(|state| {
-                state.guard = self.holder(guard);
-                state.held = false;
-            })?;
+            self.file
+                .update(|state| state.is_guarded_by(self.holder(guard)))?;
         }
         let spaces = self.journal.is_some();
         Ok(Store::of_shelf(Arc::clone(&self.shelf), spaces, guard))
@@ -113,23 +110,21 @@ impl Leaving {
     /// [`Kept::goes_on`]: super::Kept::goes_on
     pub(super) fn goes_on(&self, guard: &Guard) {
         let updated = self.file.update(|state| {
-            state.guard = self.holder(guard);
-            state.held = false;
+            state.is_guarded_by(self.holder(guard));
             if let Some(arguments) = &self.arguments {
                 state.arguments.clone_from(arguments);
             }
         });
-        match (updated, &self.former) {
-            // What only that one holds nobody has fetched, and nobody is left whose it is.
-            (Ok(()), Some(former)) => drop(former.kill()),
-            (Ok(()), None) => {}
-            (Err(failure), _) => mention(&format!("uffd-restore: {failure}")),
+        match updated {
+            // What only those hold nobody has fetched, and nobody is left whose it is.
+            Ok(()) => self.file.end_former_guards(),
+            Err(failure) => mention(&format!("uffd-restore: {failure}")),
         }
     }
 
-    /// A process works for this one.
-    pub(super) fn is_served_by(&self, worker: Pid) {
-        let worker = Id::of(worker.as_raw());
+    /// It works for the one that keeps.
+    pub(super) fn is_served_by_this_process(&self) {
+        let worker = Id::of_this_process();
         if let Err(failure) = self.file.update(|state| state.worker = worker) {
             mention(&format!("uffd-restore: {failure}"));
         }
@@ -214,6 +209,7 @@ impl Kept {
     /// When nothing is served any more: nobody needs to know of it.
     pub fn forget(&self) {
         if let Some(leaving) = self.over() {
+            leaving.file.end_former_guards();
             leaving.file.remove();
         }
     }

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nix::cmsg_space;
 use nix::errno::Errno;
@@ -24,6 +25,8 @@ use crate::service::StoredName;
 
 /// Bytes of messages that wait: some twenty thousand.
 const ROOM: usize = 8 << 20;
+/// How often it is looked until that gives the same twice.
+const LOOKS: u32 = 100;
 /// Messages that are looked at.
 const MOST: usize = 1 << 16;
 /// Longest name.
@@ -91,8 +94,23 @@ impl Shelf {
 
     /// A copy of each descriptor that is there.
     pub(super) fn contents(&self) -> Vec<(StoredName, OwnedFd)> {
-        let all = self.all(Read::Copy).into_iter();
-        all.filter_map(|(name, descriptor)| Some((name, descriptor?)))
+        let mut found = Vec::new();
+        // Where it is looked is the socket's, not the process's: somebody who is just dying may look as well.
+        for _ in 0..LOOKS {
+            let before = self.all(Read::Look);
+            found = self.all(Read::Copy);
+            if before
+                .iter()
+                .map(|(name, _)| name)
+                .eq(found.iter().map(|(name, _)| name))
+            {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let found = found.into_iter();
+        found
+            .filter_map(|(name, descriptor)| Some((name, descriptor?)))
             .collect()
     }
 

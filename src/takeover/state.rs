@@ -16,6 +16,7 @@ use crate::failure::Failure;
 use crate::output::PendingFile;
 use crate::pidfd::pidfd;
 use crate::readable::readable_within;
+use crate::serve::Target;
 use crate::tracee::ThreadStat;
 
 /// `RAMFS_MAGIC` of `<linux/magic.h>`.
@@ -73,12 +74,24 @@ pub(crate) struct State {
     pub(crate) guard: Option<Holder>,
     /// That one knows that the others are dead.
     pub(crate) held: bool,
+    /// Those of runs before, which may not know yet that somebody has gone on.
+    former_guards: Vec<Id>,
     /// The process that is served, if there is only one, and it has the shelf.
     pub(crate) target: Option<Holder>,
     /// What the shelf is called in `/proc/PID/fd`.
     pub(crate) socket: Option<String>,
     /// The journal of the only session.
     pub(crate) journal: Option<PathBuf>,
+}
+
+impl State {
+    /// Another run has all that was left, and a guard of its own.
+    pub(super) fn is_guarded_by(&mut self, guard: Option<Holder>) {
+        let former = self.guard.filter(|_| self.guard != guard);
+        self.former_guards
+            .extend(former.map(|former| former.process));
+        (self.guard, self.held) = (guard, false);
+    }
 }
 
 /// The file.
@@ -122,6 +135,7 @@ impl StateFile {
             worker: None,
             guard: None,
             held: false,
+            former_guards: Vec::new(),
             target: None,
             socket: None,
             journal: journal.then(|| folder.join(format!("{name}.uffd-restore-journal"))),
@@ -219,6 +233,20 @@ impl StateFile {
         let guard = self.read().map(|state| state.guard);
         guard.is_ok_and(|guard| guard.is_none_or(|it| Some(it.process) == Id::of_this_process()))
             || !self.path.exists()
+    }
+
+    /// Those that hold what another one has by now: as long as it is open anywhere its memory stays registered.
+    pub(super) fn end_former_guards(&self) {
+        let former = self.read().map(|state| state.former_guards);
+        for guard in former.unwrap_or_default() {
+            let process = Target::open(guard.pid, String::new());
+            // By a descriptor, and only then is it looked at who that is.
+            if let Ok(process) = process
+                && guard.is_alive()
+            {
+                let _ = process.kill();
+            }
+        }
     }
 
     /// Nobody needs to go on any more.
