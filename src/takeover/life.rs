@@ -69,22 +69,56 @@ impl Life {
     /// Closes what the worker before has left open, but for what has been taken over from it. To be called when all of that is
     /// known.
     pub fn close_strays(&self, taken_over: &BTreeSet<RawFd>) {
-        let strays = self.found.difference(&self.kept);
-        close_strays(
-            strays
-                .filter(|number| !taken_over.contains(number))
-                .copied(),
-        );
+        close_strays(self.strays(taken_over));
     }
 
     /// True when the worker before had a userfaultfd that belongs to no session.
     pub(super) fn has_stray_userfaultfd(&self, taken_over: &BTreeSet<RawFd>) -> bool {
-        let strays = self.found.difference(&self.kept);
-        let mut strays = strays.filter(|number| !taken_over.contains(number));
-        strays.any(|&number| link_of(number).as_deref() == Some(Userfaultfd::LINK))
+        self.strays(taken_over).any(is_userfaultfd)
+    }
+
+    /// What the worker before has left. A descriptor of the keeper's that the first one was to close may be another's by now; and the
+    /// keeper has no userfaultfd.
+    fn strays(&self, taken_over: &BTreeSet<RawFd>) -> impl Iterator<Item = RawFd> {
+        let found = self.found.iter().copied();
+        let found = found.filter(|number| !taken_over.contains(number));
+        found.filter(|&number| !self.kept.contains(&number) || is_userfaultfd(number))
     }
 
     pub(super) fn look_around(&mut self) {
         self.found = open_descriptors();
+    }
+}
+
+fn is_userfaultfd(number: RawFd) -> bool {
+    link_of(number).as_deref() == Some(Userfaultfd::LINK)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::{AsFd, AsRawFd};
+
+    use super::*;
+    use crate::uffd::new_for_this_process;
+
+    /// Left open, it would have its process wait for ever.
+    #[test]
+    fn a_userfaultfd_is_nobodys_who_keeps() {
+        let userfaultfd = new_for_this_process().expect("allowed");
+        let number = userfaultfd.as_fd().as_raw_fd();
+        let all = BTreeSet::from([number, 0]);
+        let life = Life {
+            before: 1,
+            hopeless: false,
+            since: Instant::now(),
+            kept: all.clone(),
+            found: all.clone(),
+            directory: Directory::new().expect("memory"),
+            stored: Stored::default(),
+            resumed: false,
+        };
+        assert!(life.has_stray_userfaultfd(&BTreeSet::new()));
+        assert!(life.strays(&BTreeSet::new()).eq([number]));
+        assert!(!life.has_stray_userfaultfd(&all));
     }
 }
