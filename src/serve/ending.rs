@@ -142,6 +142,7 @@ impl Engine {
             None if !is_root => (&*root, " (the child that needs it is not known)"),
             None => (&*root, ""),
         };
+        self.session.note_unserved();
         match victim.kill() {
             Ok(()) => {
                 tell(victim, &format!("killed{others}: {why}"));

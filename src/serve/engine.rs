@@ -402,14 +402,14 @@ impl Engine {
 
     pub(super) fn report(mut self, started: Instant) -> Report {
         self.end_recording();
-        let outcome = if self.failed || self.session.counts().poisoned > 0 {
+        let (counts, latency) = (*self.session.counts(), self.session.latency().clone());
+        let outcome = if self.failed || counts.poisoned > 0 || counts.unserved > 0 {
             Outcome::Failed
-        } else if self.filling.died_owing() {
+        } else if counts.ended_owing > 0 {
             Outcome::TargetEnded
         } else {
             Outcome::Complete
         };
-        let (counts, latency) = (*self.session.counts(), self.session.latency().clone());
         let unsaid = self.entry.take().map(|entry| Unsaid {
             entry,
             session: self.session,

@@ -41,7 +41,6 @@ pub(super) struct Filling {
     pub(super) leases: Leases,
     /// The space asked for last: each gets its turn.
     last: Option<SpaceId>,
-    died_owing: bool,
 }
 
 #[derive(Debug, Default)]
@@ -134,14 +133,6 @@ impl Filling {
         self.leases.revoke(space);
         self.ahead.retain(|request| request.space != space);
         self.rounds.remove(&space);
-    }
-
-    pub(super) fn died_owing(&self) -> bool {
-        self.died_owing
-    }
-
-    pub(super) fn note_death_owing(&mut self) {
-        self.died_owing = true;
     }
 }
 

@@ -50,7 +50,7 @@ impl Engine {
         let was_root = self.roots.has(id);
         let owed = self.session.space(id).map(|space| space.owes());
         if was_root && owed.is_some_and(|owed| owed > 0) {
-            self.filling.note_death_owing();
+            self.session.note_ended_owing();
         }
         let kept = self.roots.gone(id);
         if was_root && self.roots.spaces().next().is_none() {

@@ -35,6 +35,10 @@ pub struct Counts {
     pub remaps: u64,
     /// Installs that the kernel refused because the address space was changing.
     pub refused: u64,
+    /// Processes that were ended because they could not be served.
+    pub unserved: u64,
+    /// Processes that were handed over, and ended before everything was in place.
+    pub ended_owing: u64,
 }
 
 impl Counts {
@@ -66,6 +70,8 @@ impl Counts {
             &mut self.unmaps,
             &mut self.remaps,
             &mut self.refused,
+            &mut self.unserved,
+            &mut self.ended_owing,
         ]
     }
 

@@ -251,9 +251,7 @@ impl<I: Installer> Session<I> {
     pub fn turn(&mut self, id: SpaceId, supplier: &mut impl Supplier, now: Instant) -> Turn {
         self.drain(id, now);
         let turn = self.answer_all(id, supplier, now);
-        if let Some(journal) = &self.journal {
-            journal.note_counts(&self.counts);
-        }
+        self.note_counts();
         turn
     }
 
@@ -333,6 +331,24 @@ impl<I: Installer> Session<I> {
     #[must_use]
     pub fn counts(&self) -> &Counts {
         &self.counts
+    }
+
+    /// A process is about to be ended because it cannot be served. Whoever takes over is to know.
+    pub fn note_unserved(&mut self) {
+        self.counts.unserved += 1;
+        self.note_counts();
+    }
+
+    /// A process that was handed over has ended before everything was in place. Whoever takes over is to know.
+    pub fn note_ended_owing(&mut self) {
+        self.counts.ended_owing += 1;
+        self.note_counts();
+    }
+
+    fn note_counts(&self) {
+        if let Some(journal) = &self.journal {
+            journal.note_counts(&self.counts);
+        }
     }
 
     /// Who faulted last, and how often in a row.

@@ -1,8 +1,12 @@
 //! --on-failure kill: who touches a page that cannot be served dies, and nobody else.
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use super::actor::{Actor, Survey};
 use super::daemon::{Daemon, restoring};
 use super::lab::{Lab, damage};
+use super::support::service::worker_of;
 use super::support::wait_until;
 
 #[test]
@@ -38,6 +42,21 @@ fn a_child_that_touches_a_bad_page_is_killed_and_its_parent_goes_on() {
         let killed = |line: &str| line.starts_with(&parent) && line.contains("killed");
         assert!(!ended.err.lines().any(killed), "the parent: {ended:?}");
     }
+}
+
+/// Whoever takes over says in the end that not all was served.
+#[test]
+fn who_was_killed_is_not_forgotten_when_another_one_takes_over() {
+    let (_lab, snapshot) = Lab::with_snapshot(64);
+    damage(&snapshot, 21);
+    let mut actor = Actor::start(64);
+    let daemon = Daemon::serving(&snapshot, &actor, &["--on-failure=kill"]);
+    assert_eq!(actor.ask("child 21"), "signal 9");
+    let worker = worker_of(daemon.pid()).expect("it serves");
+    kill(Pid::from_raw(worker), Signal::SIGKILL).expect("it serves");
+    assert_eq!(actor.ask("read 19"), "new");
+    actor.target.kill();
+    daemon.end().assert(1, &["killed", "takes over"]);
 }
 
 /// Nothing can be done but to wait for a touch, and that takes no processor.
