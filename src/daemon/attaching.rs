@@ -72,7 +72,7 @@ fn keep(
     let pidfile = args.pidfile.as_deref().map(Pidfile::write).transpose()?;
     // The first worker closes it, for the keeper as well.
     let ready = ManuallyDrop::new(Cell::new(ready));
-    let status = takeover::keep(kept, Alone::Ends, |life| {
+    let status = takeover::keep(kept, Alone::Ends("it served anything"), |life| {
         // To the others its number means something else.
         let ready = life.is_first().then(|| ready.take()).flatten();
         if life.takes_over() {

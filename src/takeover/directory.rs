@@ -26,12 +26,15 @@ const BAD_PAGES: usize = 128;
 const AT_CRASHED: usize = 3 * WORD;
 /// How the only session went, once that has been said: 1 for well, 2 for not.
 const AT_OUTCOME: usize = 2 * WORD;
+/// Not 0 when it has been said that the only session has begun.
+const AT_BEGUN: usize = 4 * WORD;
 /// What each thread that decodes is working at: a page, from 1 on; 0 for none.
 const AT_WORK: usize = 256 * WORD;
 /// Threads whose work is known.
 pub(super) const THREADS: usize = 256;
 const AT_SESSIONS: usize = 1024 * WORD;
-const _: () = assert!(AT_CAREFUL < AT_OUTCOME && AT_OUTCOME < AT_CRASHED && AT_CRASHED < AT_BAD);
+const _: () = assert!(AT_CAREFUL < AT_OUTCOME && AT_OUTCOME < AT_CRASHED);
+const _: () = assert!(AT_CRASHED < AT_BEGUN && AT_BEGUN < AT_BAD);
 /// State, journal.
 const SESSION_WORDS: usize = 2;
 const BYTES: NonZeroUsize =
@@ -115,6 +118,17 @@ impl Directory {
     #[must_use]
     pub fn has_sessions(&self) -> bool {
         (0..SESSIONS).any(|slot| matches!(self.0.load(at_session(slot, 0)), SERVING | STORED))
+    }
+
+    /// The only session has begun, and that has been said: nobody need do so again.
+    pub fn has_begun(&self) {
+        self.0.store(AT_BEGUN, 1);
+    }
+
+    /// True when that has been said.
+    #[must_use]
+    pub fn is_said_to_have_begun(&self) -> bool {
+        self.0.load(AT_BEGUN) != 0
     }
 
     /// The only session is over, and how it went has been said: nobody need do so again.

@@ -18,7 +18,7 @@ use super::descriptors::open_descriptors;
 use super::leaving::{Beginning, LEFT, Leaving, hold};
 use super::{Directory, Life, Sharing, Store, Stored, share_descriptors};
 use crate::failure::Failure;
-use crate::serve::{Guard, Next, ServeError, obey_only};
+use crate::serve::{Guard, Next, ServeError, Unwatched, obey_only};
 use crate::service::Pulse;
 use crate::terminal::{mention, say};
 
@@ -58,32 +58,49 @@ impl Kept {
     /// # Errors
     /// [`Failure`].
     pub fn start(pulse: &Pulse, beginning: Beginning) -> Result<Self, Failure> {
-        let kernel = |doing| move |errno| ServeError::Kernel { doing, errno };
-        let oom = fs::read_to_string(OOM).unwrap_or_default();
-        // The keeper, and the guard that it starts, are the last to be chosen. Permitted or not, it goes on.
-        let _ = fs::write(OOM, "-1000");
         let (leaving, stored) = Leaving::of(beginning)?;
         let next = match &leaving {
             Some(leaving) => leaving.next(),
             None if Store::is_there(pulse) || !stored.is_empty() => Next::Started,
             None => Next::Nobody,
         };
-        let guard = Guard::start_before(next);
-        let guard = guard.map_err(kernel("start the process that watches over this one"))?;
-        let guard = Arc::new(guard);
+        let kept = Self::with(|| Guard::start_before(next))?;
         let store = match &leaving {
-            Some(leaving) => Some(leaving.store(&guard)?),
-            None => Store::from_environment(pulse, &guard),
+            Some(leaving) => Some(leaving.store(&kept.guard)?),
+            None => Store::from_environment(pulse, &kept.guard),
         };
+        Ok(Self {
+            store,
+            leaving,
+            stored,
+            pulse: pulse.clone(),
+            ..kept
+        })
+    }
+
+    /// The same where nobody goes on when all are dead, and with others that the guard is to find then.
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub fn start_with(unwatched: impl Unwatched + 'static) -> Result<Self, ServeError> {
+        Self::with(|| Guard::start_with(unwatched))
+    }
+
+    fn with(guard: impl FnOnce() -> Result<Guard, Errno>) -> Result<Self, ServeError> {
+        let kernel = |doing| move |errno| ServeError::Kernel { doing, errno };
+        let oom = fs::read_to_string(OOM).unwrap_or_default();
+        // The keeper, and the guard that it starts, are the last to be chosen. Permitted or not, it goes on.
+        let _ = fs::write(OOM, "-1000");
+        let guard = guard().map_err(kernel("start the process that watches over this one"))?;
         Ok(Self {
             oom,
             keeper: nix::unistd::getpid(),
             directory: Directory::new().map_err(kernel("keep a list of what is served"))?,
-            store,
-            guard,
-            leaving,
-            stored,
-            pulse: pulse.clone(),
+            store: None,
+            guard: Arc::new(guard),
+            leaving: None,
+            stored: Stored::default(),
+            pulse: Pulse::default(),
         })
     }
 
@@ -108,6 +125,12 @@ impl Kept {
         }
     }
 
+    /// The process that is there as long as anybody serves, but for one that nobody replaces.
+    #[must_use]
+    pub fn keeper(&self) -> Pid {
+        self.keeper
+    }
+
     fn cannot_go_on(&self, why: Failure) -> Result<ExitCode, Failure> {
         match &self.leaving {
             None => Ok(hold(&self.guard, &self.pulse, &why.to_string())),
@@ -129,8 +152,8 @@ impl Kept {
 /// What becomes of a keeper whose worker is killed that serves nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Alone {
-    /// There was one target, and it is not served: that is a failure.
-    Ends,
+    /// There was something to serve, and it is not served: that is a failure. From this on it would have been.
+    Ends(&'static str),
     /// Somebody else may come: another worker waits for them.
     GoesOn,
 }
@@ -186,8 +209,10 @@ pub fn keep(
                 if let Some(well) = kept.directory.outcome() {
                     return Ok(ExitCode::from(u8::from(!well)));
                 }
-                if alone == Alone::Ends && !kept.directory.has_sessions() {
-                    say(&format!("uffd-restore: {said} before it served anything"));
+                if let Alone::Ends(when) = alone
+                    && !kept.directory.has_sessions()
+                {
+                    say(&format!("uffd-restore: {said} before {when}"));
                     return Ok(ExitCode::FAILURE);
                 }
                 life.since = Instant::now();
@@ -304,7 +329,7 @@ fn wait_for(
 /// True when all that is served is in the store. Who is just handing over is waited for.
 fn can_leave(kept: &Kept, alone: Alone) -> bool {
     // The only target may be standing still, and would be lost with whoever has stopped it.
-    if alone == Alone::Ends && !kept.directory.has_sessions() {
+    if matches!(alone, Alone::Ends(_)) && !kept.directory.has_sessions() {
         return false;
     }
     let until = Instant::now() + HAND_OVER;

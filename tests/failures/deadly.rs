@@ -92,7 +92,7 @@ fn keep(words: &[&str]) {
         on_failure: OnFailure::Poison,
         leaves: None,
     };
-    let kept_going = takeover::keep(&kept, Alone::Ends, |life| {
+    let kept_going = takeover::keep(&kept, Alone::Ends("it served anything"), |life| {
         let source = Blaming::new(Arc::clone(&source), &kept.directory);
         let workers = Workers::start(&source, options.jobs)?;
         let server = Server::prepare(&source, workers, Orders::Signals, options)?;

@@ -16,8 +16,8 @@ mod watch;
 use std::mem::ManuallyDrop;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -81,6 +81,8 @@ pub struct Guard {
     started_by: ManuallyDrop<Target>,
     /// Its own.
     pid: AtomicI32,
+    /// Whom it looks for, in its own copy.
+    unwatched: Mutex<Box<dyn Unwatched>>,
 }
 
 /// A target that must not outlive this program, until this is dropped.
@@ -125,11 +127,11 @@ impl Guard {
     ///
     /// # Errors
     /// No memory, or no process.
-    pub fn start_with(unwatched: impl Unwatched) -> Result<Self, Errno> {
+    pub fn start_with(unwatched: impl Unwatched + 'static) -> Result<Self, Errno> {
         Self::begun(unwatched, Next::Nobody)
     }
 
-    fn begun(unwatched: impl Unwatched, next: Next) -> Result<Self, Errno> {
+    fn begun(unwatched: impl Unwatched + 'static, next: Next) -> Result<Self, Errno> {
         let shared = shared()?;
         let pid = i32::try_from(std::process::id()).map_err(|_| Errno::ESRCH)?;
         let me = Target::open(pid, String::new())?;
@@ -139,12 +141,13 @@ impl Guard {
             // The guard polls this descriptor; it must stay open as long as we live.
             started_by: ManuallyDrop::new(me),
             pid: AtomicI32::new(0),
+            unwatched: Mutex::new(Box::new(unwatched)),
         };
-        guard.begin(unwatched)?;
+        guard.begin()?;
         Ok(guard)
     }
 
-    fn begin(&self, unwatched: impl Unwatched) -> Result<(), Errno> {
+    fn begin(&self) -> Result<(), Errno> {
         self.shared.apart.store(0, Ordering::SeqCst);
         match share_descriptors()? {
             Sharing::Parent(pid) => self.pid.store(pid.as_raw(), Ordering::SeqCst),
@@ -153,7 +156,16 @@ impl Guard {
                 let _ = nix::unistd::setsid();
                 let _ = SigSet::all().thread_block();
                 self.shared.apart.store(1, Ordering::SeqCst);
-                keep_watch(self.started_by.as_fd(), self.shared, &self.next, unwatched);
+                let mut unwatched = self
+                    .unwatched
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                keep_watch(
+                    self.started_by.as_fd(),
+                    self.shared,
+                    &self.next,
+                    &mut **unwatched,
+                );
                 // SAFETY: _exit(2) does not return, and runs nothing of this process's: its descriptors are not ours to close.
                 unsafe { libc::_exit(0) };
             }
@@ -174,7 +186,7 @@ impl Guard {
     pub(crate) fn restart_if_dead(&self) -> bool {
         let ended = waitpid(Pid::from_raw(self.pid()), Some(WaitPidFlag::WNOHANG));
         matches!(ended, Ok(WaitStatus::Signaled(..) | WaitStatus::Exited(..)))
-            && self.begin(()).is_ok()
+            && self.begin().is_ok()
     }
 
     /// The targets may outlive whoever started the guard, but not this process.

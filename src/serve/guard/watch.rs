@@ -1,6 +1,7 @@
 //! The guard's life.
 #![expect(unsafe_code, reason = "descriptors whose owner is dead")]
 
+use std::fmt;
 use std::fs::File;
 use std::mem::ManuallyDrop;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -32,7 +33,7 @@ const NEEDED: [Capability; 3] = [
 const LOOK_AT_HELD: Duration = Duration::from_millis(500);
 
 /// Who else must not outlive this program, which had not watched over them when it was killed. Asked by the guard, in its own copy.
-pub trait Unwatched {
+pub trait Unwatched: fmt::Debug + Send {
     /// A descriptor that this program had, and that is neither a userfaultfd nor names a process. Closed if it is of no use.
     fn offer(&mut self, descriptor: OwnedFd);
     /// Those that have come by now.
@@ -59,7 +60,7 @@ pub(super) fn keep_watch(
     served_by: BorrowedFd<'_>,
     shared: &Shared,
     next: &Next,
-    mut unwatched: impl Unwatched,
+    unwatched: &mut dyn Unwatched,
 ) {
     let _ = nix::sys::prctl::set_name(c"uffd-guard");
     // Who it is has been copied, with all that the first process may do.
@@ -71,7 +72,7 @@ pub(super) fn keep_watch(
         Next::Resumes(_, shelf) => Some(*shelf),
         Next::Nobody | Next::Started => None,
     };
-    close_others(&mut unwatched, shelf);
+    close_others(unwatched, shelf);
     let served = |slot: &&Slot| slot.state.load(Ordering::SeqCst) == SERVING;
     let targets: Vec<_> = shared
         .slots
@@ -188,7 +189,7 @@ fn wait_for_worker(shared: &Shared) {
 }
 
 /// Closes what is neither a userfaultfd nor names a process: above all a socket on which nobody takes connections any more.
-fn close_others(unwatched: &mut impl Unwatched, kept_open: Option<RawFd>) {
+fn close_others(unwatched: &mut dyn Unwatched, kept_open: Option<RawFd>) {
     for (descriptor, link) in descriptors() {
         let kept = link.starts_with(Userfaultfd::LINK) || is_pidfd(&link);
         // It may be the one by which the table was read, and something else by now.
