@@ -291,9 +291,15 @@ impl From<&Report> for DoneJson {
 
 /// Prints a line on standard output. Who reads it may be slow, or gone; the target is served nevertheless.
 pub(super) fn announce(line: String) {
+    announce_then(line, || {});
+}
+
+/// The same, and does something when it has been said.
+pub(super) fn announce_then(line: String, then: impl FnOnce() + Send + 'static) {
     let print = move || {
         // Nobody is left to be told that nobody reads.
         let _ = tool::print(&line);
+        then();
     };
     if takes_output(std::io::stdout()) {
         return print();

@@ -92,8 +92,8 @@ impl Herald {
 /// What is waited for.
 pub(super) struct Expected {
     arrivals: Arrivals,
-    /// Those that have come, and what each is to have first.
-    come: Vec<(SpaceId, Vec<AddrRange>)>,
+    /// Those that have come.
+    come: Vec<SpaceId>,
     complete: Box<dyn FnOnce(u64)>,
 }
 
@@ -133,7 +133,7 @@ impl Engine {
     }
 
     /// The address space of a process that has come.
-    fn adopt(&mut self, newcomer: Newcomer) -> (SpaceId, Vec<AddrRange>) {
+    fn adopt(&mut self, newcomer: Newcomer) -> SpaceId {
         let id = self
             .session
             .add(Arc::new(newcomer.userfaultfd), newcomer.space);
@@ -143,13 +143,14 @@ impl Engine {
         }
         self.roots.add(id, newcomer.target, Vec::new());
         self.roots.watched(id, newcomer.watched);
-        (id, newcomer.first)
+        self.roots.needs_first(id, newcomer.first);
+        id
     }
 
     fn take_in(&mut self, newcomer: Newcomer) {
-        let (id, first) = self.adopt(newcomer);
+        let id = self.adopt(newcomer);
         if let Some(expected) = &mut self.expected {
-            expected.come.push((id, first));
+            expected.come.push(id);
         }
         // It may have touched something already.
         self.soon.insert(id);
@@ -163,18 +164,15 @@ impl Engine {
             return;
         };
         self.poller.remove(&*expected.arrivals.bell);
+        // Whoever takes over has nothing to receive any more.
+        self.remember();
         self.note_only_threads();
         self.session.answer_only(false);
         self.begin_filling(now);
         self.begin_replay();
         self.begin_recording(now);
-        for (id, first) in &expected.come {
-            for range in first {
-                let requests = self.session.requests_in(*id, *range);
-                self.filling.fetch_soon(requests);
-            }
-            self.soon.insert(*id);
-        }
+        self.fetch_first();
+        self.soon.extend(&expected.come);
         (expected.complete)(self.session.owes());
     }
 
@@ -197,7 +195,7 @@ impl Engine {
                 expected.come.push(self.adopt(*newcomer));
             }
         }
-        for (id, _) in expected.come {
+        for id in expected.come {
             self.end_restored(id);
         }
     }

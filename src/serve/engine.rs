@@ -158,7 +158,7 @@ impl Engine {
     }
 
     /// From now on whoever takes over knows what this process knows.
-    fn remember(&mut self) {
+    pub(super) fn remember(&mut self) {
         let Some((directory, journal)) = self.keeping.take() else {
             return;
         };
@@ -215,6 +215,7 @@ impl Engine {
         }
         self.soon.extend(spaces);
         self.begin_filling(Instant::now());
+        self.fetch_first();
         Ok(())
     }
 

@@ -137,6 +137,14 @@ impl Filling {
 }
 
 impl Engine {
+    /// What others look at in ways that do not fault, as far as it is not there.
+    pub(super) fn fetch_first(&mut self) {
+        for (id, range) in self.roots.first() {
+            let requests = self.session.requests_in(id, range);
+            self.filling.fetch_soon(requests);
+        }
+    }
+
     /// Installs one block that was fetched ahead, if there is one.
     pub(super) fn install_ahead(&mut self, now: Instant) {
         let faults = self.session.counts().faults;

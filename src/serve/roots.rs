@@ -20,6 +20,8 @@ pub(super) struct Root {
     pub(super) kept_by_peer: Vec<AddrRange>,
     /// It must not outlive this program as long as something is owed to it, or to what it forked.
     pub(super) watched: Option<Watched>,
+    /// What is to be there first, because others look at it in ways that do not fault.
+    first: Vec<AddrRange>,
     /// Address spaces that exist: its own, and those of its descendants.
     family: BTreeSet<SpaceId>,
 }
@@ -43,6 +45,7 @@ impl Roots {
             target,
             kept_by_peer,
             watched: None,
+            first: Vec::new(),
             family: BTreeSet::from([id]),
         };
         self.roots.insert(id, root);
@@ -106,13 +109,26 @@ impl Roots {
         }
     }
 
-    /// The same, with the address space that each was handed over with.
+    /// What is to be in its address space first.
+    pub(super) fn needs_first(&mut self, id: SpaceId, first: Vec<AddrRange>) {
+        if let Some(root) = self.roots.get_mut(&id) {
+            root.first = first;
+        }
+    }
+
+    /// What is to be there first, in which address spaces.
+    pub(super) fn first(&self) -> impl Iterator<Item = (SpaceId, AddrRange)> + '_ {
+        let roots = self.roots.iter();
+        roots.flat_map(|(&id, root)| root.first.iter().map(move |&range| (id, range)))
+    }
+
+    /// The processes that are known, each with the address space that it was handed over with.
     pub(super) fn processes(&self) -> impl Iterator<Item = (SpaceId, &Arc<Target>)> + '_ {
         let roots = self.roots.iter();
         roots.filter_map(|(&id, root)| Some((id, root.target.as_ref()?)))
     }
 
-    /// The processes that are known.
+    /// The same without those.
     pub(super) fn targets(&self) -> impl Iterator<Item = &Arc<Target>> + '_ {
         self.roots.values().filter_map(|root| root.target.as_ref())
     }
@@ -132,6 +148,7 @@ struct RootAbout {
     id: SpaceId,
     target: Option<TargetAbout>,
     kept_by_peer: Vec<AddrRange>,
+    first: Vec<AddrRange>,
 }
 
 impl Roots {
@@ -141,6 +158,7 @@ impl Roots {
             id,
             target: root.target.as_ref().map(|target| target.about()),
             kept_by_peer: root.kept_by_peer.clone(),
+            first: root.first.clone(),
         };
         let about = About {
             host: host.about(),
@@ -170,6 +188,7 @@ impl Roots {
             id,
             target,
             kept_by_peer,
+            first,
         } in about.roots
         {
             targets.extend(target.map(|target| (id, target)));
@@ -179,6 +198,7 @@ impl Roots {
                     target: None,
                     kept_by_peer,
                     watched: None,
+                    first,
                     family: BTreeSet::new(),
                 },
             );

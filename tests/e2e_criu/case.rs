@@ -137,6 +137,12 @@ impl Case {
         pids
     }
 
+    /// Its processes that are alive, as they are known outside.
+    pub(crate) fn outside(&self) -> Vec<i32> {
+        let pids = self.pids().into_iter();
+        pids.filter_map(|pid| self.stage.outside(pid)).collect()
+    }
+
     /// Dumps the target, which is gone after that, with all its pids, into a folder of this name.
     pub(crate) fn dump(&mut self, name: &str) {
         self.images = self.path(name);

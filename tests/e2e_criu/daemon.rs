@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Instant;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::stage::{Ended, Line, Stage};
+use super::support::service::signal_daemon;
 use super::support::{PATIENCE, wait_until};
 
 /// Which daemon.
@@ -106,6 +106,18 @@ impl Daemon {
         self.ended(stage)
     }
 
+    /// Sends a signal to all that it consists of, if nobody passes that on.
+    pub(crate) fn signal(&self, stage: &Stage, signal: Signal) {
+        signal_daemon(stage.outside(self.pid).expect("it is there"), signal);
+    }
+
+    /// Waits until it says so.
+    pub(crate) fn await_event(&self, event: &str) {
+        wait_until(&format!("the daemon's {event}: {}", self.said()), || {
+            events(&self.out).iter().any(|its| its["event"] == event)
+        });
+    }
+
     pub(crate) fn said(&self) -> String {
         let text = |path| fs::read_to_string(path).unwrap_or_default();
         format!("{}{}", text(&self.out), text(&self.err))
@@ -138,9 +150,13 @@ impl Elsewhere {
         this
     }
 
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a pid")
+    }
+
+    /// Sends a signal to all that it consists of, if nobody passes that on.
     pub(crate) fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id()).expect("a pid");
-        kill(Pid::from_raw(pid), signal).expect("it is there");
+        signal_daemon(self.pid(), signal);
     }
 
     pub(crate) fn await_event(&self, event: &str) {
@@ -162,7 +178,10 @@ impl Elsewhere {
 
 impl Drop for Elsewhere {
     fn drop(&mut self) {
-        drop(self.child.kill());
+        // One that has been waited for has no number any more.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.signal(Signal::SIGKILL);
+        }
         drop(self.child.wait());
     }
 }

@@ -14,7 +14,7 @@ const TAIL: u64 = 16 * MIB;
 const OTHER: u64 = 64 * MIB;
 const OLD: u64 = 1;
 const NEW: u64 = 2;
-const THREADS: u64 = 3;
+pub(crate) const THREADS: u64 = 3;
 
 /// The pages that are there, of the part that will be dropped: four in each MiB.
 fn sparse() -> impl Iterator<Item = u64> {
@@ -102,6 +102,11 @@ fn look_elsewhere(board: Board, memory: Memory) {
     board.done();
 }
 
+/// Pages that are looked at, at least.
+pub(crate) fn looks() -> u64 {
+    2 * sparse().count() as u64 + 2 * TAIL / PAGE + OTHER / PAGE
+}
+
 #[test]
 fn three_gigabytes_are_dropped_and_as_much_is_unmapped_during_the_fill() {
     let Some(mut case) = Case::start("discard", "", 1) else {
@@ -109,12 +114,13 @@ fn three_gigabytes_are_dropped_and_as_much_is_unmapped_during_the_fill() {
     };
     case.in_all_ways(|run| {
         run.go(THREADS);
-        let pages = sparse().count() as u64;
-        run.board()
-            .assert_right(2 * pages + 2 * TAIL / PAGE + OTHER / PAGE);
+        run.board().assert_right(looks());
         let done = run.complete();
         done.require("/events/remove", run.fill.certain(1));
         done.require("/events/unmap", run.fill.certain(1));
-        done.require("/pages/removed", run.fill.certain(2 * (pages - 100)));
+        done.require(
+            "/pages/removed",
+            run.fill.certain(2 * (sparse().count() as u64 - 100)),
+        );
     });
 }

@@ -39,9 +39,11 @@ enum Member {
 }
 
 /// How many processes there are after the dump, the zombie among them.
-const PROCESSES: u64 = 4;
+pub(crate) const PROCESSES: u64 = 4;
 const NEW_CHILDREN: u64 = 3;
 const MEMORY: u64 = 32 * MIB;
+/// Pages that they all look at: each of those that are alive, its new children, and one of these.
+pub(crate) const LOOKS: u64 = (PROCESSES - 1) * (1 + NEW_CHILDREN + 1) * MEMORY / PAGE;
 
 impl Member {
     fn wrote(self, number: u64) -> Tag {
@@ -173,8 +175,7 @@ fn a_family_sees_what_each_of_it_wrote_and_grows_while_pages_are_missing() {
     };
     case.in_all_ways(|run| {
         run.go(PROCESSES - 1);
-        let lookers = (PROCESSES - 1) * (1 + NEW_CHILDREN + 1);
-        run.board().assert_right(lookers * MEMORY / PAGE);
+        run.board().assert_right(LOOKS);
         let done = run.complete();
         let forks = (PROCESSES - 1) * (NEW_CHILDREN + 1);
         done.require("/events/fork", run.fill.certain(forks));

@@ -1,4 +1,4 @@
-//! A daemon that is killed. The processes are killed too, whenever it is, and before one of them reads zeros.
+//! A daemon that is killed, all of it. The processes are killed too, whenever it is, and before one of them reads zeros.
 
 use std::path::Path;
 use std::thread::sleep;
@@ -41,7 +41,7 @@ fn nobody_reads_zeros_when_the_daemon_is_killed() {
             run.board().set(Slot::Go, 1);
             run.board().wait(Slot::Checked, checked);
         }
-        run.case.stage.kill(run.daemon.pid, Signal::SIGKILL);
+        run.daemon.signal(&run.case.stage, Signal::SIGKILL);
         let ended = run.case.stage.await_end(run.daemon.pid, "the daemon");
         assert_eq!(ended, Ended::by(Signal::SIGKILL));
         let daemon = run.daemon;
@@ -69,9 +69,9 @@ impl Server {
         Self::Here(case.serve(Kind::Ours, Source::Images, words))
     }
 
-    fn stop(&self, case: &mut Case) {
+    fn stop(&self, case: &Case) {
         match self {
-            Self::Here(daemon) => case.stage.kill(daemon.pid, Signal::SIGSTOP),
+            Self::Here(daemon) => daemon.signal(&case.stage, Signal::SIGSTOP),
             Self::There(daemon) => daemon.signal(Signal::SIGSTOP),
         }
     }
@@ -79,7 +79,7 @@ impl Server {
     fn kill(self, case: &mut Case) {
         match self {
             Self::Here(daemon) => {
-                case.stage.kill(daemon.pid, Signal::SIGKILL);
+                daemon.signal(&case.stage, Signal::SIGKILL);
                 case.stage.await_end(daemon.pid, "the daemon");
             }
             Self::There(daemon) => drop(daemon),
@@ -149,7 +149,7 @@ fn nothing_is_left_of_a_restore_that_nobody_has_listened_to() {
         for orphaned in [false, true] {
             case.board.reset();
             let server = Server::start(&mut case, elsewhere);
-            server.stop(&mut case);
+            server.stop(&case);
             let restore = case.begin_restore();
             // Long enough for them all to have sent theirs; they need pages to go on.
             sleep(Duration::from_millis(500));

@@ -24,6 +24,7 @@ mod family;
 mod killed;
 mod moves;
 mod redis;
+mod taken_over;
 mod threads;
 mod touched;
 

@@ -6,11 +6,13 @@ use super::board::Board;
 use super::case::Case;
 use super::memory::{Memory, PAGE, WORDS, key, mix};
 
-const THREADS: u64 = 4;
+pub(crate) const THREADS: u64 = 4;
 const STEPS: u64 = 250;
 /// Pieces of each thread, in twice as many places.
 const PIECES: usize = 32;
 const PIECE: u64 = 64 * PAGE;
+/// Pages that are looked at in the end.
+pub(crate) const PAGES: u64 = THREADS * 2 * PIECES as u64 * PIECE / PAGE;
 
 /// What is where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -223,8 +225,7 @@ fn move_about(how: &str) {
     };
     case.in_all_ways(|run| {
         run.go(THREADS);
-        let pages = THREADS * 2 * PIECES as u64 * PIECE / PAGE;
-        run.board().assert_right(pages);
+        run.board().assert_right(PAGES);
         let done = run.complete();
         done.require("/events/remap", run.fill.certain(THREADS * STEPS / 3));
         done.require("/events/unmap", run.fill.certain(THREADS * STEPS / 3));

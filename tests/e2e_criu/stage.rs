@@ -257,6 +257,21 @@ impl Stage {
         self.ended.clear();
     }
 
+    /// The number by which a process of the stage is known here, as long as it is there.
+    pub(crate) fn outside(&self, pid: i32) -> Option<i32> {
+        let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let here = namespace(self.init);
+        let processes = std::fs::read_dir("/proc").expect("proc").flatten();
+        let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.find(|&its| {
+            let status = std::fs::read_to_string(format!("/proc/{its}/status"));
+            let status = status.unwrap_or_default();
+            let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+            let number = numbers.and_then(|numbers| numbers.split_whitespace().next_back());
+            number.and_then(|number| number.parse().ok()) == Some(pid) && namespace(its) == here
+        })
+    }
+
     /// A file under /proc/PID as the processes of the stage see it.
     pub(crate) fn proc(&self, pid: i32, file: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root/proc/{pid}/{file}", self.init))

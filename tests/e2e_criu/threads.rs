@@ -7,6 +7,7 @@ use super::case::Case;
 use super::memory::{MIB, Memory, Page, WORDS, mix};
 
 pub(crate) const THREADS: u64 = 6;
+pub(crate) const PAGES_OF_A_MIB: u64 = MIB / super::memory::PAGE;
 /// Words of a page that stay as they were, and those that are written to by one of the threads.
 const KEPT: std::ops::Range<usize> = 0..WORDS / 2;
 const WRITTEN: std::ops::Range<usize> = WORDS / 2..WORDS;
@@ -104,7 +105,7 @@ fn every_page_of_many_threads_is_right_and_can_be_written_to() {
     let Some(mut case) = Case::start("threads", &mib.to_string(), 1) else {
         return;
     };
-    let pages = mib * MIB / super::memory::PAGE;
+    let pages = mib * PAGES_OF_A_MIB;
     case.in_all_ways(|run| {
         run.go(THREADS);
         run.board().assert_right(THREADS / 2 * pages + 2 * pages);

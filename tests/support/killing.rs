@@ -127,14 +127,24 @@ fn wait_until_soon(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// True when there is a session that somebody can go on with.
+pub fn has_session(keeper: i32) -> bool {
+    journals(keeper)
+        .into_iter()
+        .any(|path| open(path).is_some())
+}
+
 /// Events lie in the inbox of a journal.
 fn left_unfinished(keeper: i32) -> bool {
-    let journals = journals(keeper).into_iter().filter_map(|path| {
-        let file = File::options().read(true).write(true).open(path).ok()?;
-        // A session that was just ending, or beginning, has none.
-        Journal::open(file.into()).ok()?.unfinished().ok()
-    });
+    let journals = journals(keeper).into_iter();
+    let journals = journals.filter_map(|path| open(path)?.unfinished().ok());
     journals.sum::<usize>() > 0
+}
+
+/// A session that was just ending, or beginning, has none.
+fn open(journal: PathBuf) -> Option<Journal> {
+    let file = File::options().read(true).write(true).open(journal).ok()?;
+    Journal::open(file.into()).ok()
 }
 
 fn journals(keeper: i32) -> Vec<PathBuf> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 use snapshot_format::PAGE_BYTES;
@@ -22,17 +22,24 @@ use crate::tool;
 
 /// A dump, ready to be restored from.
 pub(super) struct Dump {
-    folder: PathBuf,
-    /// XXH3 of inventory.img.
-    inventory: u64,
     pub(super) source: Arc<dyn PageSource>,
     /// What has the pages, if the images have not.
     pub(super) packed: Option<Packed>,
-    /// Those that have memory, by their numbers in the images.
-    processes: BTreeMap<i32, Owed>,
+    pub(super) expected: Arc<Expected>,
+    /// Processes that have memory.
+    processes: usize,
     /// Those that have none.
     zombies: usize,
     owed: u64,
+}
+
+/// Who is to come.
+pub(super) struct Expected {
+    folder: PathBuf,
+    /// XXH3 of inventory.img.
+    inventory: u64,
+    /// Those that have memory, by their numbers in the images.
+    processes: Mutex<BTreeMap<i32, Owed>>,
 }
 
 /// What is owed to a process.
@@ -59,18 +66,17 @@ impl Dump {
         }
         let (source, packed) = content.into_source();
         Ok(Self {
-            folder: folder.to_path_buf(),
-            inventory: images.inventory,
             source,
             packed,
+            processes: processes.len(),
             zombies: images.processes.len() - processes.len(),
             owed: processes.values().map(|owed| owed.space.owes()).sum(),
-            processes,
+            expected: Arc::new(Expected {
+                folder: folder.to_path_buf(),
+                inventory: images.inventory,
+                processes: Mutex::new(processes),
+            }),
         })
-    }
-
-    pub(super) fn folder(&self) -> &Path {
-        &self.folder
     }
 
     /// Refuses what would fail half-way: without descriptors for all of its processes, nor any to find and end those that have come.
@@ -79,7 +85,7 @@ impl Dump {
         const EACH: u64 = 3;
         /// For files, threads and what else there is.
         const OTHERS: u64 = 64;
-        let needed = self.processes.len() as u64 * EACH + OTHERS;
+        let needed = self.processes as u64 * EACH + OTHERS;
         // It may not be known.
         if most == 0 || needed <= most {
             return Ok(());
@@ -87,9 +93,66 @@ impl Dump {
         Err(Failure::Mismatch(format!(
             "{:?} has {}, for which this program would have {needed} files open, and it may have {most}: raise the limit (ulimit -n, \
              LimitNOFILE=)",
-            self.folder,
-            tool::counted(self.processes.len() as u64, "process"),
+            self.expected.folder,
+            tool::counted(self.processes as u64, "process"),
         )))
+    }
+
+    /// What is said when `criu restore` can connect.
+    pub(super) fn listening(&self, socket: &Path, json: bool) -> String {
+        #[derive(Serialize)]
+        struct Listening<'a> {
+            event: &'static str,
+            socket: &'a Path,
+            images: &'a Path,
+            processes: usize,
+            owed_bytes: u64,
+        }
+        let processes = self.processes + self.zombies;
+        if json {
+            return as_json(&Listening {
+                event: "listening",
+                socket,
+                images: &self.expected.folder,
+                processes,
+                owed_bytes: self.owed,
+            });
+        }
+        format!(
+            "listening on {}: {} of {} from {}",
+            printable(&socket.display().to_string()),
+            size(self.owed),
+            tool::counted(processes as u64, "process"),
+            printable(&self.expected.folder.display().to_string()),
+        )
+    }
+
+    /// What is said when all processes have come, by the bytes that are owed to them then.
+    pub(super) fn serving(&self, json: bool) -> impl FnOnce(u64) -> String + use<> {
+        #[derive(Serialize)]
+        struct Serving {
+            event: &'static str,
+            processes: usize,
+            owed_bytes: u64,
+        }
+        let processes = self.processes;
+        move |owed_bytes| {
+            if json {
+                return as_json(&Serving {
+                    event: "serving",
+                    processes,
+                    owed_bytes,
+                });
+            }
+            let processes = tool::counted(processes as u64, "process");
+            format!("restored {processes}: {} lazily", size(owed_bytes))
+        }
+    }
+}
+
+impl Expected {
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The images that a process has open, if they are of another dump: only by the numbers of the processes these could not be told
@@ -112,59 +175,11 @@ impl Dump {
     }
 
     /// What is owed to the process with this number in the images, once.
-    pub(super) fn take(&mut self, pid: i32) -> Option<Owed> {
-        self.processes.remove(&pid)
-    }
-
-    /// What is said when `criu restore` can connect.
-    pub(super) fn listening(&self, socket: &Path, json: bool) -> String {
-        #[derive(Serialize)]
-        struct Listening<'a> {
-            event: &'static str,
-            socket: &'a Path,
-            images: &'a Path,
-            processes: usize,
-            owed_bytes: u64,
-        }
-        let processes = self.processes.len() + self.zombies;
-        if json {
-            return as_json(&Listening {
-                event: "listening",
-                socket,
-                images: &self.folder,
-                processes,
-                owed_bytes: self.owed,
-            });
-        }
-        format!(
-            "listening on {}: {} of {} from {}",
-            printable(&socket.display().to_string()),
-            size(self.owed),
-            tool::counted(processes as u64, "process"),
-            printable(&self.folder.display().to_string()),
-        )
-    }
-
-    /// What is said when all processes have come, by the bytes that are owed to them then.
-    pub(super) fn serving(&self, json: bool) -> impl FnOnce(u64) -> String + use<> {
-        #[derive(Serialize)]
-        struct Serving {
-            event: &'static str,
-            processes: usize,
-            owed_bytes: u64,
-        }
-        let processes = self.processes.len();
-        move |owed_bytes| {
-            if json {
-                return as_json(&Serving {
-                    event: "serving",
-                    processes,
-                    owed_bytes,
-                });
-            }
-            let processes = tool::counted(processes as u64, "process");
-            format!("restored {processes}: {} lazily", size(owed_bytes))
-        }
+    pub(super) fn take(&self, pid: i32) -> Option<Owed> {
+        let processes = self.processes.lock();
+        processes
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&pid)
     }
 }
 

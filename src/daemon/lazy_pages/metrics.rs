@@ -2,10 +2,13 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
+
+use nix::unistd::Pid;
 
 use crate::failure::Failure;
 use crate::serve::{Observer, Outcome, Report, ServeError};
@@ -26,21 +29,41 @@ struct Told {
 /// A file that is kept up to date.
 #[derive(Debug)]
 pub(super) struct Metrics {
+    file: Output,
+    /// `None` before anything was told: what those before have written stays.
+    told: Arc<Mutex<Option<Told>>>,
+}
+
+#[derive(Debug, Clone)]
+struct Output {
     path: PathBuf,
-    told: Arc<Mutex<Told>>,
+    /// Where it is written before it is put in its place.
+    beside: PathBuf,
 }
 
 const QUANTILES: [f64; 2] = [0.5, 0.99];
 
 impl Metrics {
-    /// Begins with a file in which nothing has happened.
-    pub(super) fn start(path: &Path) -> Result<Self, Failure> {
+    /// Begins with a file in which nothing has happened. The keeper is there as long as anybody writes it.
+    pub(super) fn start(path: PathBuf, keeper: Pid) -> Result<Self, Failure> {
+        let file = Output::new(path, keeper);
+        let told = Told::default();
+        file.write(&text(&told, None))
+            .map_err(Failure::io("write", &file.path))?;
+        Self::keep(file, Some(told))
+    }
+
+    /// Goes on with the file of a process that is dead.
+    pub(super) fn go_on(path: PathBuf, keeper: Pid) -> Result<Self, Failure> {
+        Self::keep(Output::new(path, keeper), None)
+    }
+
+    fn keep(file: Output, told: Option<Told>) -> Result<Self, Failure> {
         let metrics = Self {
-            path: path.to_path_buf(),
-            told: Arc::default(),
+            file,
+            told: Arc::new(Mutex::new(told)),
         };
-        write(path, &text(&Told::default(), None)).map_err(Failure::io("write", path))?;
-        let (path, told) = (metrics.path.clone(), Arc::downgrade(&metrics.told));
+        let (file, told) = (metrics.file.clone(), Arc::downgrade(&metrics.told));
         let thread = thread::Builder::new().name("metrics".into());
         let keep = move || {
             let mut failed = false;
@@ -49,10 +72,11 @@ impl Metrics {
                 let Some(told) = told.upgrade() else { return };
                 // Held while it is written: what is written at the end comes after this.
                 let told = told.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Err(error) = write(&path, &text(&told, None))
+                let Some(told) = &*told else { continue };
+                if let Err(error) = file.write(&text(told, None))
                     && !std::mem::replace(&mut failed, true)
                 {
-                    mention(&format!("uffd-restore: cannot write {path:?}: {error}"));
+                    file.complain(&error);
                 }
             }
         };
@@ -67,7 +91,7 @@ impl Metrics {
             let Some(told) = told.upgrade() else { return };
             // Not waited for: the file may be on a slow disk.
             if let Ok(mut told) = told.try_lock() {
-                *told = Told::new(so_far.counts, so_far.latency, so_far.owed);
+                *told = Some(Told::new(so_far.counts, so_far.latency, so_far.owed));
             };
         }))
     }
@@ -75,12 +99,9 @@ impl Metrics {
     /// How it ended.
     pub(super) fn finish(self, report: &Report) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        *told = Told::new(&report.counts, &report.latency, 0);
-        if let Err(error) = write(&self.path, &text(&told, Some(report))) {
-            mention(&format!(
-                "uffd-restore: cannot write {:?}: {error}",
-                self.path
-            ));
+        let told = told.insert(Told::new(&report.counts, &report.latency, 0));
+        if let Err(error) = self.file.write(&text(told, Some(report))) {
+            self.file.complain(&error);
         }
     }
 }
@@ -95,14 +116,29 @@ impl Told {
     }
 }
 
-/// Whole or not at all.
-fn write(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(format!(".{}", std::process::id()));
-    fs::write(&beside, text)?;
-    fs::rename(&beside, path).inspect_err(|_| {
-        let _ = fs::remove_file(&beside);
-    })
+impl Output {
+    /// Whoever takes over writes to the same name: what one that was killed has left there is not left for ever.
+    fn new(path: PathBuf, keeper: Pid) -> Self {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(format!(".{keeper}"));
+        let beside = beside.into();
+        Self { path, beside }
+    }
+
+    /// Whole or not at all.
+    fn write(&self, text: &str) -> io::Result<()> {
+        fs::write(&self.beside, text)?;
+        fs::rename(&self.beside, &self.path).inspect_err(|_| {
+            let _ = fs::remove_file(&self.beside);
+        })
+    }
+
+    fn complain(&self, error: &io::Error) {
+        mention(&format!(
+            "uffd-restore: cannot write {:?}: {error}",
+            self.path
+        ));
+    }
 }
 
 fn text(told: &Told, report: Option<&Report>) -> String {

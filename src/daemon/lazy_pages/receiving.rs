@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
 
-use super::dump::Dump;
+use super::dump::Expected;
 use crate::handover::criu::{Announced, CriuError, Message, Messages};
 use crate::handover::receive::make_ready;
 use crate::serve::{Arrival, Guard, Herald, Newcomer, Target};
@@ -15,14 +15,14 @@ use crate::terminal::mention;
 pub(super) fn start(
     stream: UnixStream,
     host: Arc<Target>,
-    dump: Dump,
-    guard: Guard,
+    expected: Arc<Expected>,
+    guard: Arc<Guard>,
     herald: Herald,
 ) -> io::Result<()> {
     let receiver = Receiver {
         messages: Messages::of(stream, Arc::clone(&host))?,
         host,
-        dump,
+        expected,
         guard,
         herald,
         begun: false,
@@ -35,8 +35,8 @@ pub(super) fn start(
 struct Receiver {
     messages: Messages,
     host: Arc<Target>,
-    dump: Dump,
-    guard: Guard,
+    expected: Arc<Expected>,
+    guard: Arc<Guard>,
     herald: Herald,
     /// Something has come.
     begun: bool,
@@ -74,8 +74,8 @@ impl Receiver {
     }
 
     fn receive_all(&mut self) -> Result<(), CriuError> {
-        if let Some(restored) = self.dump.other_than_of(&self.host) {
-            let served = self.dump.folder().to_path_buf();
+        if let Some(restored) = self.expected.other_than_of(&self.host) {
+            let served = self.expected.folder().to_path_buf();
             return Err(CriuError::OtherImages { restored, served });
         }
         loop {
@@ -118,7 +118,7 @@ impl Receiver {
 
     fn newcomer(&mut self, number: i32) -> Result<Newcomer, CriuError> {
         let userfaultfd = self.messages.descriptor_of(number)?;
-        let refused = match (make_ready(&userfaultfd), self.dump.take(number)) {
+        let refused = match (make_ready(&userfaultfd), self.expected.take(number)) {
             (Ok(()), Some(owed)) => {
                 return Ok(Newcomer {
                     target: None,
@@ -131,7 +131,7 @@ impl Receiver {
             (Err(error), _) => error.to_string(),
             (_, None) => format!(
                 "process {number} is not in {:?}, or came twice: are these the images that are restored?",
-                self.dump.folder()
+                self.expected.folder()
             ),
         };
         // It stays open until this program ends, and by then its process has.

@@ -30,7 +30,7 @@ use crate::uffd::{Inbox, Message};
 /// Says that a file is a journal of this layout.
 const MAGIC: u64 = u64::from_le_bytes(*b"uffdjrnl");
 /// Changes with everything that makes old journals unreadable: words, records, and the state in a checkpoint.
-pub(super) const VERSION: u64 = 1;
+pub(super) const VERSION: u64 = 2;
 
 // The header's words, by offset.
 const AT_MAGIC: usize = 0;
