@@ -68,6 +68,10 @@ impl PageSource for Blaming {
     fn granularity(&self) -> u64 {
         self.source.granularity()
     }
+
+    fn around(&self) -> u64 {
+        self.source.around()
+    }
 }
 
 struct Reader {
@@ -95,6 +99,10 @@ impl PageReader for Reader {
         let _at = At::begin(&shared, self.number, page.0);
         // And nothing else.
         self.reader.read(page, needed, &pages, block);
+    }
+
+    fn announce(&mut self, pages: &Range<u64>) {
+        self.reader.announce(pages);
     }
 
     fn read_all(&mut self, pages: &Range<u64>, block: &mut Block) {
@@ -135,5 +143,50 @@ impl<'a> At<'a> {
 impl Drop for At<'_> {
     fn drop(&mut self) {
         self.0.directory.working_at(self.1, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+
+    #[derive(Default, Clone)]
+    struct Announced(Arc<AtomicU64>);
+
+    impl PageSource for Announced {
+        fn reader(&self) -> Box<dyn PageReader> {
+            Box::new(self.clone())
+        }
+
+        fn granularity(&self) -> u64 {
+            16
+        }
+
+        fn around(&self) -> u64 {
+            4
+        }
+    }
+
+    impl PageReader for Announced {
+        fn read(&mut self, _: PageNo, _: u64, _: &Range<u64>, _: &mut Block) {}
+
+        fn announce(&mut self, pages: &Range<u64>) {
+            self.0.store(pages.end, Ordering::Relaxed);
+        }
+
+        fn read_all(&mut self, _: &Range<u64>, _: &mut Block) {}
+    }
+
+    /// Both have another meaning where a source says nothing of them.
+    #[test]
+    fn what_is_said_of_the_source_and_to_it_is_passed_on() {
+        let source = Announced::default();
+        let directory = Directory::new().expect("memory");
+        let blaming = Blaming::new(Arc::new(source.clone()), &directory);
+        assert_eq!((blaming.granularity(), blaming.around()), (16, 4));
+        blaming.reader().announce(&(3..9));
+        assert_eq!(source.0.load(Ordering::Relaxed), 9);
     }
 }
