@@ -24,6 +24,7 @@
 //! | `set_troubles.rs` | the same, when something goes wrong                                   |
 //! | `killed.rs`  | the process that serves is killed, again and again                         |
 //! | `resumed.rs` | all of the daemon is killed, and another one goes on                       |
+//! | `last_install.rs` | the same, in the middle of installing the last page                   |
 //! | `torture.rs` | everything at once, at random                                              |
 //!
 //! Every target checks each page that it sees against what must be there, and says `right` or dies. Every test also asks
@@ -43,6 +44,7 @@ mod growth;
 mod huge;
 mod kernel;
 mod killed;
+mod last_install;
 mod memory;
 mod moves;
 mod protect;
@@ -69,6 +71,7 @@ fn role() {
         growth::ROLES,
         huge::ROLES,
         kernel::ROLES,
+        last_install::ROLES,
         moves::ROLES,
         protect::ROLES,
         races::ROLES,
