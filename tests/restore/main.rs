@@ -23,8 +23,8 @@
 //! | `sets.rs`    | touch what was touched last time                                           |
 //! | `set_troubles.rs` | the same, when something goes wrong                                   |
 //! | `killed.rs`  | the process that serves is killed, again and again                         |
-//! | `resumed.rs` | all of the daemon is killed, and another one goes on                       |
 //! | `last_install.rs` | the same, in the middle of installing the last page                   |
+//! | `resumed.rs` | all of the daemon is killed, and another one goes on                       |
 //! | `torture.rs` | everything at once, at random                                              |
 //!
 //! Every target checks each page that it sees against what must be there, and says `right` or dies. Every test also asks

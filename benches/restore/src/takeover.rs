@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use snapshot_format::{Codec, Snapshot};
 use uffd_restore::handover;
 use uffd_restore::serve::{self, Orders, Prefill, Server, Workers};
-use uffd_restore::session::OnFailure;
+use uffd_restore::session::{Journal, OnFailure};
 use uffd_restore::source::{PageSource, SnapshotSource};
 use uffd_restore::takeover::{Blaming, Directory};
 
