@@ -8,6 +8,7 @@ use std::ffi::c_void;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use nix::errno::Errno;
@@ -151,6 +152,66 @@ impl SharedMemory {
         assert!(inside, "{len} bytes at {at} of {}", self.len);
         // SAFETY: it lies inside of the mapping.
         unsafe { self.start.cast::<u8>().add(at) }.cast()
+    }
+}
+
+/// Some words: in memory that outlives this process, or in its own, for who need not outlive it.
+#[derive(Debug, Clone)]
+pub struct Room(Words);
+
+#[derive(Debug, Clone)]
+enum Words {
+    Shared(Arc<SharedMemory>, usize),
+    Private(Arc<[AtomicU64]>),
+}
+
+impl Room {
+    /// The words from an offset on, a multiple of a word.
+    #[must_use]
+    pub const fn shared(memory: Arc<SharedMemory>, at: usize) -> Self {
+        Self(Words::Shared(memory, at))
+    }
+
+    /// So many words of this process's own.
+    #[must_use]
+    pub fn private(words: usize) -> Self {
+        let words = (0..words).map(|_| AtomicU64::new(0));
+        Self(Words::Private(words.collect()))
+    }
+
+    /// One of them, counted from 0.
+    ///
+    /// # Panics
+    /// If it has not so many.
+    #[must_use]
+    pub fn word(&self, index: usize) -> &AtomicU64 {
+        match &self.0 {
+            Words::Shared(memory, at) => memory.word(at + index * WORD),
+            Words::Private(words) => &words[index],
+        }
+    }
+
+    /// What a word holds.
+    #[must_use]
+    pub fn load(&self, index: usize) -> u64 {
+        self.word(index).load(Ordering::Acquire)
+    }
+
+    /// Writes a word, after everything that was written before.
+    pub fn store(&self, index: usize, value: u64) {
+        self.word(index).store(value, Ordering::Release);
+    }
+
+    /// The address of so many words from one on, for the kernel to write to.
+    ///
+    /// # Panics
+    /// If it has not so many.
+    #[must_use]
+    pub fn address(&self, index: usize, words: usize) -> *mut c_void {
+        match &self.0 {
+            Words::Shared(memory, at) => memory.address(at + index * WORD, words * WORD).as_ptr(),
+            Words::Private(all) => all[index..index + words].as_ptr().cast_mut().cast(),
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use uffd_restore::addr::{Addr, AddrRange};
 use uffd_restore::session::{Block, Installer, OnFailure, Request, Session, Supplier};
 use uffd_restore::source::{FrameCache, PageReader, PageSource, SnapshotSource};
 use uffd_restore::space::{AddressSpace, Kind};
-use uffd_restore::uffd::{Fault, Inbox, Message, Outcome, ReadError, Stop};
+use uffd_restore::uffd::{Fault, Inbox, Message, Outcome, Put, ReadError, Receipt, Stop};
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
@@ -64,22 +64,8 @@ impl Installer for Obliging {
         0
     }
 
-    fn copy(&mut self, _: Addr, content: &[u8]) -> Outcome {
-        Outcome {
-            done: content.len() as u64,
-            stop: None,
-        }
-    }
-
-    fn zero(&mut self, range: AddrRange) -> Outcome {
-        Outcome {
-            done: range.len(),
-            stop: None,
-        }
-    }
-
-    fn poison(&mut self, range: AddrRange) -> Outcome {
-        self.zero(range)
+    fn install(&mut self, range: AddrRange, _: Put<'_>, _: &Receipt) -> Outcome {
+        Outcome::complete(range.len())
     }
 
     fn wake(&mut self, _: AddrRange) {}

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use snapshot_format::{PAGE_BYTES, Snapshot};
 
-use super::confining::{confine, powerless_workers};
+use super::confining::{WorkersStarting, begin_workers, confine};
 use super::inherited::Inherited;
 use super::limits::raise_descriptors;
 use super::readiness::{Pidfile, ReadyDescriptor};
@@ -99,7 +99,13 @@ impl Work<'_> {
     /// What the first one does.
     fn attach(&self, ready: Option<ReadyDescriptor>) -> Result<bool, Failure> {
         let args = self.args;
-        let (sets, server, confinement) = self.prepare()?;
+        let Prepared {
+            sets,
+            server,
+            confinement,
+            workers,
+        } = self.prepare()?;
+        workers.wait()?;
         let (set, recording) = sets.for_restore();
         let server = server
             .replaying(set)
@@ -152,7 +158,12 @@ impl Work<'_> {
     fn take_over(&self, life: &Life, ready: Option<ReadyDescriptor>) -> Result<bool, Failure> {
         let args = self.args;
         // First: what fails here can be tried again.
-        let (sets, server, confinement) = self.prepare()?;
+        let Prepared {
+            sets,
+            server,
+            confinement,
+            workers,
+        } = self.prepare()?;
         let found = takeover::orphaned(life, &self.kept.guard, args.on_failure.into())?;
         let Some(mut orphaned) = found.into_iter().next() else {
             return Ok(true);
@@ -161,6 +172,7 @@ impl Work<'_> {
         self.kept.goes_on();
         let target = orphaned.target();
         let name = target.describe();
+        workers.wait_or_do_without();
         confine(confinement);
         self.pulse.ready(&format!("goes on serving {name}"));
         if let Some(ready) = ready {
@@ -187,7 +199,7 @@ impl Work<'_> {
         well
     }
 
-    fn prepare(&self) -> Result<(Arc<WorkingSets>, Server, Confinement), Failure> {
+    fn prepare(&self) -> Result<Prepared, Failure> {
         let args = self.args;
         let snapshot = Some(Arc::clone(&self.snapshot));
         let sets = WorkingSets::open(wanted(args), &self.path, snapshot)?;
@@ -197,13 +209,27 @@ impl Work<'_> {
         let options = options(args);
         let source = Arc::new(self.source.clone());
         let source = Blaming::new(source, &self.kept.directory);
-        let workers = powerless_workers(&source, options.jobs)?;
+        let (pool, workers) = begin_workers(&source, options.jobs)?;
         let confinement = Confinement::prepare(&plan(args, self.kept))?;
-        let server = Server::prepare(&source, workers, Orders::Signals, options)?
+        let server = Server::prepare(&source, pool, Orders::Signals, options)?
             .observed(self.pulse.observer())
             .stored(self.kept.store.as_ref());
-        Ok((sets, server, confinement))
+        Ok(Prepared {
+            sets,
+            server,
+            confinement,
+            workers,
+        })
     }
+}
+
+/// What it takes to serve.
+struct Prepared {
+    sets: Arc<WorkingSets>,
+    server: Server,
+    confinement: Confinement,
+    /// To be waited for.
+    workers: WorkersStarting,
 }
 
 /// What serving one process takes.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::addr::{Addr, AddrRange};
 use crate::session::Installer;
-use crate::uffd::{Inbox, Outcome, ReadError, Stop, Userfaultfd};
+use crate::uffd::{Inbox, Outcome, Put, ReadError, Receipt, Stop, Userfaultfd};
 
 /// Shared with the threads that install beside the loop.
 impl Installer for Arc<Userfaultfd> {
@@ -21,16 +21,8 @@ impl Installer for Arc<Userfaultfd> {
         self.as_raw_fd()
     }
 
-    fn copy(&mut self, at: Addr, content: &[u8]) -> Outcome {
-        self.as_ref().copy(at, content)
-    }
-
-    fn zero(&mut self, range: AddrRange) -> Outcome {
-        self.as_ref().zero(range)
-    }
-
-    fn poison(&mut self, range: AddrRange) -> Outcome {
-        self.as_ref().poison(range)
+    fn install(&mut self, range: AddrRange, put: Put<'_>, receipt: &Receipt) -> Outcome {
+        self.as_ref().install(range, put, receipt)
     }
 
     fn wake(&mut self, range: AddrRange) {

@@ -10,8 +10,8 @@ use snapshot_format::{PAGE_BYTES, PAGE_SIZE, PageNo};
 
 use super::gate::Gate;
 use crate::addr::AddrRange;
-use crate::session::{Block, Made, Request, Session, SpaceId, What};
-use crate::uffd::Userfaultfd;
+use crate::session::{Block, Loan, Made, Request, Session, SpaceId, What};
+use crate::uffd::{Put, Userfaultfd};
 
 /// See above.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ struct State {
     /// Pages before this one have been dealt with.
     next: u64,
     made: Vec<(AddrRange, Made)>,
+    /// The same, where whoever takes over finds it.
+    loan: Loan,
 }
 
 /// How far a slice brought it.
@@ -105,8 +107,9 @@ impl State {
         let made = match (&piece.what, block.bytes_of(piece, &slice)) {
             (What::Zero, _) => Made::Zeros,
             (What::Bytes(_), Some(bytes)) => {
-                let outcome = userfaultfd.copy(range.start, bytes);
+                let outcome = userfaultfd.install(range, Put::Bytes(bytes), self.loan.receipt());
                 range = AddrRange::at(range.start, outcome.done);
+                self.loan.was_made(range);
                 if outcome.stop.is_some() {
                     self.note(range, Made::Installed);
                     return Step::Stopped;
@@ -145,7 +148,16 @@ fn first_owed(owed: &[(AddrRange, PageNo)], pages: &Range<u64>) -> Option<(AddrR
 #[derive(Debug)]
 pub(super) struct Leases {
     gate: Arc<Gate>,
-    out: Vec<(Request, Arc<Lease>)>,
+    out: Vec<Out>,
+}
+
+/// A lease that somebody has.
+#[derive(Debug)]
+struct Out {
+    request: Request,
+    lease: Arc<Lease>,
+    /// The number of its loan.
+    number: usize,
 }
 
 impl Default for Leases {
@@ -167,6 +179,9 @@ impl Leases {
         let owed: Vec<_> = session.lend(request).collect();
         let userfaultfd = session.installer(request.space);
         let userfaultfd = userfaultfd.filter(|_| !owed.is_empty())?;
+        let is_free = |number: &usize| self.out.iter().all(|out| out.number != *number);
+        let number = (0..).find(is_free)?;
+        let loan = session.loan(number, request)?;
         let lease = Arc::new(Lease {
             gate: Arc::clone(&self.gate),
             state: Mutex::new(State {
@@ -174,28 +189,38 @@ impl Leases {
                 owed,
                 next: request.welcome.start,
                 made: Vec::new(),
+                loan,
             }),
         });
-        self.out.push((request.clone(), Arc::clone(&lease)));
+        self.out.push(Out {
+            request: request.clone(),
+            lease: Arc::clone(&lease),
+            number,
+        });
         Some(lease)
     }
 
     /// Closes the gate, and takes note of what was installed.
     pub(super) fn close(&mut self, session: &mut Session<Arc<Userfaultfd>>) {
         self.gate.close();
-        for (request, lease) in &self.out {
-            for (range, made) in lease.lock().made.drain(..) {
-                session.was_made(request.space, range, made);
+        for out in &self.out {
+            let mut state = out.lease.lock();
+            if state.made.is_empty() {
+                continue;
             }
+            for (range, made) in state.made.drain(..) {
+                session.was_made(out.request.space, range, made);
+            }
+            state.loan.clear();
         }
     }
 
     /// Others may install what is owed now, until the gate is closed; in short slices while the target asks.
     pub(super) fn open(&self, session: &Session<Arc<Userfaultfd>>, asked: bool) {
-        for (request, lease) in &self.out {
-            let mut state = lease.lock();
+        for out in &self.out {
+            let mut state = out.lease.lock();
             state.owed.clear();
-            state.owed.extend(session.lend(request));
+            state.owed.extend(session.lend(&out.request));
         }
         self.gate.set_asked(asked);
         self.gate.open();
@@ -208,16 +233,16 @@ impl Leases {
 
     /// A lease has come back.
     pub(super) fn returned(&mut self, lease: &Arc<Lease>) {
-        self.out.retain(|(_, its)| !Arc::ptr_eq(its, lease));
+        self.out.retain(|out| !Arc::ptr_eq(&out.lease, lease));
     }
 
     /// The leases of an address space are over. The gate must be closed.
     pub(super) fn revoke(&mut self, space: SpaceId) {
-        self.out.retain(|(request, lease)| {
-            if request.space == space {
-                lease.lock().userfaultfd = None;
+        self.out.retain(|out| {
+            if out.request.space == space {
+                out.lease.lock().userfaultfd = None;
             }
-            request.space != space
+            out.request.space != space
         });
     }
 }
@@ -225,8 +250,8 @@ impl Leases {
 impl Drop for Leases {
     fn drop(&mut self) {
         self.gate.close();
-        for (_, lease) in self.out.drain(..) {
-            lease.lock().userfaultfd = None;
+        for out in self.out.drain(..) {
+            out.lease.lock().userfaultfd = None;
         }
         // Who waits there has other sessions to work for.
         self.gate.open();

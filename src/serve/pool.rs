@@ -78,22 +78,50 @@ impl Workers {
     /// # Errors
     /// [`ServeError::Thread`].
     pub fn start(source: &dyn PageSource, jobs: usize) -> Result<Self, ServeError> {
+        let (workers, threads) = Self::to_be_started(source, jobs);
+        threads.start()?;
+        Ok(workers)
+    }
+
+    /// The way to `jobs` threads that are to be started. They can be asked before they are.
+    pub fn to_be_started(source: &dyn PageSource, jobs: usize) -> (Self, Threads) {
         let (demand, demands) = unbounded::<Job>();
         let (fill, fills) = unbounded::<Job>();
-        for number in 0..jobs {
-            let worker = Worker {
-                reader: source.reader(),
-                frames: None,
-                part: PART.max(source.granularity()),
-                demands: demands.clone(),
-                fills: fills.clone(),
-            };
+        let worker = |_| Worker {
+            reader: source.reader(),
+            frames: None,
+            part: PART.max(source.granularity()),
+            demands: demands.clone(),
+            fills: fills.clone(),
+        };
+        let threads = Threads((0..jobs).map(worker).collect());
+        (Self { demand, fill }, threads)
+    }
+}
+
+/// Threads that are to be started.
+#[must_use]
+pub struct Threads(Vec<Worker>);
+
+impl std::fmt::Debug for Threads {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Threads").finish_non_exhaustive()
+    }
+}
+
+impl Threads {
+    /// Starts them.
+    ///
+    /// # Errors
+    /// [`ServeError::Thread`].
+    pub fn start(self) -> Result<(), ServeError> {
+        for (number, worker) in self.0.into_iter().enumerate() {
             let thread = thread::Builder::new().name(format!("decode-{number}"));
             let thread = thread.spawn(move || worker.work());
             // They end by themselves when nobody can ask any more.
             drop(thread.map_err(ServeError::Thread)?);
         }
-        Ok(Self { demand, fill })
+        Ok(())
     }
 }
 

@@ -20,6 +20,8 @@ mod seccomp;
 pub use self::confinement::{Confinement, ConfinementError, Plan, TO_WRITE};
 pub use self::names::{Numbers, OtherName, Passed, StoredName};
 pub use self::notify::{Manager, Word, watchdog_from_environment};
-pub use self::privileges::{Capability, born_with, hide, keep_only, permitted};
+pub use self::privileges::{
+    Capability, Starting, being_born_with, born_with, hide, keep_only, permitted,
+};
 pub use self::pulse::{Beat, Pulse};
 pub use self::seccomp::{Allowed, Filter, FilterError};

@@ -100,6 +100,40 @@ pub fn born_with<T: Send>(
     })
 }
 
+/// The same, while the thread that calls goes on. What is started is known when [`Starting::wait`] returns.
+///
+/// # Errors
+/// No thread can be started.
+pub fn being_born_with<T: Send + 'static>(
+    keep: &'static [Capability],
+    start: impl FnOnce() -> T + Send + 'static,
+) -> Result<Starting<T>, std::io::Error> {
+    let starter = std::thread::Builder::new().name("starter".into());
+    let starter = starter.spawn(move || {
+        set(permitted()? & mask_of(keep))?;
+        Ok(start())
+    })?;
+    Ok(Starting(starter))
+}
+
+/// Threads that are being started.
+#[derive(Debug)]
+#[must_use]
+pub struct Starting<T>(std::thread::JoinHandle<Result<T, Errno>>);
+
+impl<T> Starting<T> {
+    /// Waits until they are, and returns what starting them returned.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn wait(self) -> Result<T, std::io::Error> {
+        match self.0.join() {
+            Ok(started) => started.map_err(Into::into),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+}
+
 fn mask_of(capabilities: &[Capability]) -> u64 {
     capabilities
         .iter()

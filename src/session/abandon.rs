@@ -4,12 +4,11 @@ use std::time::Instant;
 
 use snapshot_format::PAGE_BYTES;
 
-use super::install::Put;
 use super::notice::{Notice, OnFailure};
 use super::{Installer, Session, SpaceId, Turn};
 use crate::addr::{Addr, AddrRange};
 use crate::space::Kind;
-use crate::uffd::Stop;
+use crate::uffd::{Put, Stop};
 
 impl<I: Installer> Session<I> {
     /// Whoever was to be killed for this page cannot be: from now on pages that cannot be served are poisoned, this one first.

@@ -5,12 +5,12 @@ use std::time::Instant;
 use snapshot_format::{PAGE_BYTES, PageNo};
 
 use super::block::{Block, What};
-use super::install::{Progress, Put};
+use super::install::Progress;
 use super::notice::{Notice, OnFailure};
 use super::{Installer, Purpose, Request, Session, SpaceId, Supplier, Turn};
 use crate::addr::{Addr, AddrRange};
 use crate::space::Found;
-use crate::uffd::Stop;
+use crate::uffd::{Put, Stop};
 
 impl<I: Installer> Session<I> {
     /// Answers the faults that have been read.

@@ -6,13 +6,13 @@ use std::time::Instant;
 use snapshot_format::PAGE_BYTES;
 
 use super::block::{Block, Piece, What};
-use super::install::{Progress, Put};
+use super::install::Progress;
 use super::journal::Op;
 use super::notice::{Notice, OnFailure};
 use super::{Installer, Purpose, Request, Session, SpaceId, Turn};
 use crate::addr::{Addr, AddrRange};
 use crate::space::Kind;
-use crate::uffd::Stop;
+use crate::uffd::{Put, Stop};
 
 impl<I: Installer> Session<I> {
     /// The next pages to fetch ahead for an address space: at most `most` of consecutive ones, in the order of addresses,

@@ -12,21 +12,10 @@ use super::notice::Notice;
 use super::{Installer, Session, SpaceId};
 use crate::addr::{Addr, AddrRange};
 use crate::space::{Found, Kind};
-use crate::uffd::{Outcome, Stop};
+use crate::uffd::{Outcome, Put, Stop};
 
 /// Most bytes of one install: as long as it runs, an event of the target waits for it.
 pub(super) const BATCH: u64 = 1 << 20;
-
-/// What to install.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Put<'a> {
-    /// This content.
-    Bytes(&'a [u8]),
-    /// Zeros.
-    Zero,
-    /// A marker that makes accesses fail.
-    Poison,
-}
 
 /// What came of installing one page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,19 +140,8 @@ impl<I: Installer> Session<I> {
             // What to install was decided before that was known.
             return Outcome::stopped(Stop::Changing);
         }
-        let huge = member.page_bytes(range.start) > PAGE_BYTES;
-        // Of a huge page EEXIST would not say whether it is there (`lacks_a_huge_page`).
-        if huge && matches!(put, Put::Bytes(_)) {
-            self.note(id, Op::Installing(range));
-        }
-        let Some(member) = self.members.get_mut(&id) else {
-            return Outcome::stopped(Stop::Gone);
-        };
-        let outcome = match put {
-            Put::Bytes(bytes) => member.installer.copy(range.start, bytes),
-            Put::Zero => member.installer.zero(range),
-            Put::Poison => member.installer.poison(range),
-        };
+        self.receipt.of(id.0);
+        let outcome = member.installer.install(range, put, &self.receipt);
         let done = AddrRange::at(range.start, outcome.done);
         match put {
             Put::Bytes(_) | Put::Zero => {
@@ -177,6 +155,7 @@ impl<I: Installer> Session<I> {
                 self.note(id, Op::Poisoned(done));
             }
         }
+        self.receipt.clear();
         match outcome.stop {
             Some(Stop::Changing) => self.counts.refused += 1,
             Some(Stop::Gone) => {}

@@ -7,7 +7,7 @@ use snapshot_format::{PAGE_BYTES, PageNo};
 
 use super::fill::place_of;
 use super::journal::Op;
-use super::{Installer, Request, Session, SpaceId};
+use super::{Installer, Loan, Request, Session, SpaceId};
 use crate::addr::AddrRange;
 
 /// What somebody else has done in a range.
@@ -41,6 +41,22 @@ impl<I: Installer> Session<I> {
                 }
             }
         })
+    }
+
+    /// Where he who is to install in what is lent of a request says what he has done. Loans that are used at the same time have different
+    /// numbers, from 0 on. `None` if it is more than can be lent in one go, or there are too many.
+    #[must_use]
+    pub fn loan(&self, number: usize, request: &Request) -> Option<Loan> {
+        let place = place_of(request, &request.welcome)?;
+        if place.len() > Loan::PAGES * PAGE_BYTES {
+            return None;
+        }
+        let loan = match &self.journal {
+            Some(journal) => journal.loan(number)?,
+            None => Loan::default(),
+        };
+        loan.begin(request.space.0, place.start);
+        Some(loan)
     }
 
     /// Somebody else has done this in a range that was lent, since the last time that anything was read or decided.

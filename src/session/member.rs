@@ -31,8 +31,6 @@ pub(super) struct Member<I> {
     pub(super) open_children: Vec<SpaceId>,
     /// The page that was last found occupied when a zero page was to be installed.
     pub(super) occupied: Option<Addr>,
-    /// Huge pages that may have been installed by a process that was killed.
-    pub(super) unsure: Option<AddrRange>,
     /// Who reads in order.
     pub(super) streams: Streams,
     /// Where the next page to fill is looked for.
@@ -79,7 +77,6 @@ impl<I: Installer> Member<I> {
             parent_may_tell: false,
             open_children: Vec::new(),
             occupied: None,
-            unsure: None,
             streams: Streams::default(),
             fill_from: Addr(0),
             only_thread: 0,
@@ -228,7 +225,6 @@ impl<I: Installer> Member<I> {
             parent_may_tell: self.parent_may_tell,
             open_children: self.open_children,
             occupied: self.occupied,
-            unsure: self.unsure,
             streams: self.streams,
             fill_from: self.fill_from,
             only_thread: self.only_thread,

@@ -56,7 +56,7 @@ use snapshot_format::PageNo;
 pub use self::block::{Block, Piece, What};
 pub use self::counts::{Counts, Latency};
 pub use self::faulter::Faulter;
-pub use self::journal::{Journal, JournalError};
+pub use self::journal::{Journal, JournalError, Loan};
 pub use self::lend::Made;
 pub use self::notice::{Notice, OnFailure};
 pub use self::record::Touch;
@@ -67,7 +67,7 @@ use self::member::Member;
 use self::record::Recorder;
 use crate::addr::{Addr, AddrRange};
 use crate::space::AddressSpace;
-use crate::uffd::{Inbox, Outcome, ReadError, Stop};
+use crate::uffd::{Inbox, Outcome, Put, ReadError, Receipt, Stop};
 
 /// What a session does to an address space. [`crate::uffd::Userfaultfd`] says what each of these means.
 pub trait Installer {
@@ -76,12 +76,8 @@ pub trait Installer {
     /// # Errors
     /// [`ReadError`].
     fn read(&mut self, inbox: &Inbox) -> Result<usize, ReadError>;
-    /// Installs pages with content.
-    fn copy(&mut self, at: Addr, content: &[u8]) -> Outcome;
-    /// Installs zero pages.
-    fn zero(&mut self, range: AddrRange) -> Outcome;
-    /// Poisons pages.
-    fn poison(&mut self, range: AddrRange) -> Outcome;
+    /// Installs pages, and says in the receipt what came of it.
+    fn install(&mut self, range: AddrRange, put: Put<'_>, receipt: &Receipt) -> Outcome;
     /// Wakes those who wait in a range.
     fn wake(&mut self, range: AddrRange);
     /// What stands against installing a page, without doing so.
@@ -175,6 +171,8 @@ pub struct Session<I> {
     around: Option<u64>,
     /// Where messages are read to.
     inbox: Inbox,
+    /// Where the kernel writes what was installed.
+    receipt: Receipt,
     /// What must not be lost if this process is killed.
     journal: Option<Journal>,
     /// What whoever runs the session has to remember, and who was forked since.
@@ -202,6 +200,7 @@ impl<I: Installer> Session<I> {
             answers_only: false,
             around: None,
             inbox: Inbox::default(),
+            receipt: Receipt::default(),
             journal: None,
             about: Vec::new(),
             forks: Vec::new(),

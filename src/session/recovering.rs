@@ -3,12 +3,14 @@
 use std::os::fd::RawFd;
 use std::time::Instant;
 
+use snapshot_format::PAGE_BYTES;
+
 use super::journal::{Journal, JournalError, MemberState, Op, OwnedState, Record, State};
 use super::member::Member;
 use super::{Installer, Notice, OnFailure, Session, SpaceId};
 use crate::addr::{Addr, AddrRange};
 use crate::space::Remap;
-use crate::uffd::{Event, Inbox, Message, Outcome, ReadError, Stop};
+use crate::uffd::{Event, Inbox, Installed, Message, Outcome, Put, ReadError, Receipt, Stop};
 
 /// A session whose process was killed, as far as it was written down.
 #[derive(Debug)]
@@ -24,9 +26,6 @@ pub struct Recovered<I> {
     pub lost: Vec<SpaceId>,
     /// Those that had ended since the last checkpoint. That may have been all that was done about it.
     pub ended: Vec<SpaceId>,
-    /// Huge pages of which the kernel would not say clearly whether they are there. If they are, that is to be said by
-    /// [`Session::is_there`].
-    pub unsure: Vec<(SpaceId, AddrRange)>,
 }
 
 impl<I: Installer> Session<I> {
@@ -34,6 +33,7 @@ impl<I: Installer> Session<I> {
     /// beside it.
     pub fn keep_journal(&mut self, journal: Journal) {
         self.inbox = journal.inbox();
+        self.receipt = journal.receipt();
         self.journal = Some(journal);
     }
 
@@ -48,15 +48,6 @@ impl<I: Installer> Session<I> {
         self.about = about;
         self.forks.clear();
         self.checkpoint();
-    }
-
-    /// What was going to be installed is there.
-    pub fn is_there(&mut self, id: SpaceId, range: AddrRange) {
-        if let Some(member) = self.members.get_mut(&id) {
-            member.unsure = None;
-            member.space.settle(range);
-            self.note(id, Op::Settled(range));
-        }
     }
 
     /// Writes the whole state, if the journal has grown long.
@@ -77,7 +68,6 @@ impl<I: Installer> Session<I> {
             parent_may_tell: member.parent_may_tell,
             open_children: &member.open_children,
             broken: member.broken,
-            unsure: member.unsure,
         });
         let state = State {
             next_id: self.next_id,
@@ -125,8 +115,8 @@ impl<I: Installer> Session<I> {
                 None => lost.push(id),
             }
         }
-        session.inbox = journal.inbox();
-        session.journal = Some(journal);
+        session.keep_journal(journal);
+        session.finish_installs();
         session.finish_inbox(&records, &mut installer, &mut lost, now);
         // It is among the address spaces, and in `forks`.
         let told = |notice: &Notice| !matches!(notice, Notice::Forked { .. });
@@ -134,16 +124,56 @@ impl<I: Installer> Session<I> {
         session.wake_all();
         let ended = records.iter().filter(|record| record.op == Op::Ended);
         let ended = ended.map(|record| record.space).collect();
-        let unsure = session.members.iter();
-        let unsure = unsure.filter_map(|(&id, member)| Some((id, member.unsure?)));
         Ok(Recovered {
-            unsure: unsure.collect(),
             about: session.about.clone(),
             forks: session.forks.clone(),
             session,
             lost,
             ended,
         })
+    }
+
+    /// Takes note of what was installed, and was not written down: what one process was doing when it was killed.
+    fn finish_installs(&mut self) {
+        let Some(journal) = &self.journal else {
+            return;
+        };
+        let loans = journal.loans();
+        for installed in [self.receipt.installed()]
+            .into_iter()
+            .chain(loans.iter().map(|loan| loan.receipt().installed()))
+            .flatten()
+        {
+            self.was_installed(&installed);
+        }
+        self.receipt.clear();
+        for loan in loans {
+            for range in loan.made() {
+                self.was_installed(&Installed {
+                    space: loan.space(),
+                    range,
+                    poison: false,
+                });
+            }
+            loan.receipt().clear();
+            loan.clear();
+        }
+    }
+
+    fn was_installed(&mut self, installed: &Installed) {
+        let (id, range) = (SpaceId(installed.space), installed.range);
+        let Some(member) = self.members.get_mut(&id) else {
+            return;
+        };
+        if installed.poison {
+            member.space.poison(range);
+            self.counts.poisoned += range.len() / PAGE_BYTES;
+            self.note(id, Op::Poisoned(range));
+        } else {
+            // How it came to be installed is not known.
+            self.counts.present += member.space.settle(range) / PAGE_BYTES;
+            self.note(id, Op::Settled(range));
+        }
     }
 
     /// Applies what was read and not done. Faults are asked again.
@@ -206,15 +236,7 @@ impl Installer for Ghost {
         Ok(0)
     }
 
-    fn copy(&mut self, _: Addr, _: &[u8]) -> Outcome {
-        Outcome::stopped(Stop::Gone)
-    }
-
-    fn zero(&mut self, _: AddrRange) -> Outcome {
-        Outcome::stopped(Stop::Gone)
-    }
-
-    fn poison(&mut self, _: AddrRange) -> Outcome {
+    fn install(&mut self, _: AddrRange, _: Put<'_>, _: &Receipt) -> Outcome {
         Outcome::stopped(Stop::Gone)
     }
 
@@ -248,7 +270,6 @@ impl Session<Ghost> {
             member.parent_may_tell = its.parent_may_tell;
             member.open_children = its.open_children;
             member.broken = its.broken;
-            member.unsure = its.unsure;
             session.members.insert(its.id, member);
         }
         for record in records {
@@ -275,12 +296,7 @@ impl Session<Ghost> {
                 self.end(id);
                 return;
             }
-            Op::Settled(_)
-            | Op::Poisoned(_)
-            | Op::Installing(_)
-            | Op::Found(..)
-            | Op::Broken
-            | Op::Echo(_) => {
+            Op::Settled(_) | Op::Poisoned(_) | Op::Found(..) | Op::Broken | Op::Echo(_) => {
                 return self.repeat_in_space(id, record.op);
             }
         };
@@ -293,10 +309,8 @@ impl Session<Ghost> {
         };
         match op {
             Op::Settled(range) => {
-                member.unsure = None;
                 member.space.settle(range);
             }
-            Op::Installing(range) => member.unsure = Some(range),
             Op::Poisoned(range) => member.space.poison(range),
             Op::Broken => member.broken = true,
             Op::Echo(happened) => member.hear_echo(happened),

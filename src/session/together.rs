@@ -4,10 +4,10 @@ use snapshot_format::PAGE_BYTES;
 
 use super::block::{Block, Piece};
 use super::fill::place_of;
-use super::install::Put;
 use super::{Installer, Request, Session};
 use crate::addr::AddrRange;
 use crate::space::Found;
+use crate::uffd::Put;
 
 /// Most pages that are installed before the thread is woken that waits for one of them: a second system call, and a turn of the scheduler between
 /// the two, cost more than copying so many.

@@ -1,8 +1,8 @@
 //! An ordered map from address ranges to values, of which every part is worth as much as the whole.
 
-use std::collections::BTreeMap;
+mod near;
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 use crate::addr::{Addr, AddrRange};
 
@@ -14,39 +14,11 @@ pub trait Cut: Copy + PartialEq {
 }
 
 /// Ranges that do not overlap, each with a value. Neighbours that continue each other are one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(into = "Vec<(Addr, Addr, V)>", from = "Vec<(Addr, Addr, V)>")]
-#[serde(bound(
-    serialize = "V: Clone + Serialize",
-    deserialize = "V: Deserialize<'de>"
-))]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Extents<V> {
     /// By start: end and value.
     map: BTreeMap<Addr, (Addr, V)>,
     bytes: u64,
-}
-
-/// In order: start, end, value.
-impl<V> From<Extents<V>> for Vec<(Addr, Addr, V)> {
-    fn from(extents: Extents<V>) -> Self {
-        let parts = extents.map.into_iter();
-        parts
-            .map(|(start, (end, value))| (start, end, value))
-            .collect()
-    }
-}
-
-impl<V> From<Vec<(Addr, Addr, V)>> for Extents<V> {
-    fn from(parts: Vec<(Addr, Addr, V)>) -> Self {
-        let bytes = parts.iter().map(|(start, end, _)| end.since(*start)).sum();
-        let parts = parts.into_iter();
-        Self {
-            map: parts
-                .map(|(start, end, value)| (start, (end, value)))
-                .collect(),
-            bytes,
-        }
-    }
 }
 
 impl<V> Default for Extents<V> {
@@ -142,23 +114,38 @@ impl<V: Cut> Extents<V> {
     /// Takes the value from `range`. Returns how many bytes had one.
     pub fn remove(&mut self, range: AddrRange) -> u64 {
         let before = self.bytes;
-        while let Some((part, _)) = self.first_in(range) {
-            let Some((whole, value)) = self.at(part.start) else {
-                break;
-            };
-            self.take_out(whole);
-            let head = AddrRange {
-                end: part.start,
-                ..whole
-            };
-            let tail = AddrRange {
-                start: part.end,
-                ..whole
-            };
-            self.put(head, value);
-            self.put(tail, value.cut(tail.start.since(whole.start)));
-        }
+        self.remove_each(range, |_, _| {});
         before - self.bytes
+    }
+
+    /// The same. `part` is called with each part that had one, and with the value, the last part first. That is done for every page that
+    /// arrives: one look at the map, and one change, where the range lies in one part.
+    pub fn remove_each(&mut self, range: AddrRange, mut part: impl FnMut(AddrRange, V)) {
+        if range.is_empty() {
+            return;
+        }
+        while let Some((&start, entry)) = self.map.range_mut(..range.end).next_back() {
+            let (end, value) = *entry;
+            let gone = AddrRange { start, end }.common(range);
+            if gone.is_empty() {
+                return;
+            }
+            part(gone, value.cut(gone.start.since(start)));
+            self.bytes -= gone.len();
+            let is_first = start < range.start;
+            if is_first {
+                entry.0 = gone.start;
+            } else {
+                self.map.remove(&start);
+            }
+            if gone.end < end {
+                let tail = value.cut(gone.end.since(start));
+                self.map.insert(gone.end, (end, tail));
+            }
+            if is_first {
+                return;
+            }
+        }
     }
 
     /// Takes everything out of `range` and returns it, cut to it, in order.

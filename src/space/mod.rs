@@ -200,17 +200,12 @@ impl AddressSpace {
 
     /// Takes note that nothing is owed to a range any more. Returns how many bytes were.
     pub fn settle(&mut self, range: AddrRange) -> u64 {
-        let mut settled = 0;
-        let mut rest = range;
-        // With every fault: without a list.
-        while let Some((part, debt)) = self.owed.first_in(rest) {
-            rest.start = part.end;
-            match debt {
-                Debt::Page(_) => settled += part.len(),
-                Debt::Poisoned => self.poisoned -= part.len(),
-            }
-        }
-        self.owed.remove(range);
+        let (mut settled, mut poisoned) = (0, 0);
+        self.owed.remove_each(range, |part, debt| match debt {
+            Debt::Page(_) => settled += part.len(),
+            Debt::Poisoned => poisoned += part.len(),
+        });
+        self.poisoned -= poisoned;
         settled
     }
 

@@ -19,6 +19,7 @@ use super::abi::{
 use super::features::Features;
 use super::message::Message;
 use super::outcome::{Outcome, Stop};
+use super::receipt::{Put, Receipt};
 use crate::addr::{Addr, AddrRange};
 
 const LARGEST_PAGE: NonZeroUsize = NonZeroUsize::new(2 << 20).expect("not zero");
@@ -126,6 +127,17 @@ impl Userfaultfd {
     /// EINVAL for an empty range or one beyond the address space.
     pub fn wake(&self, range: AddrRange) -> Result<(), Errno> {
         self.control(UFFDIO_WAKE, &mut raw(range))
+    }
+
+    /// Installs pages and wakes those who wait for them: as many as there are bytes for. What came of it stands in the receipt as well,
+    /// whatever becomes of this process.
+    pub fn install(&self, range: AddrRange, put: Put<'_>, receipt: &Receipt) -> Outcome {
+        let (request, argument) = receipt.begin(range, put);
+        // SAFETY: the receipt has room for the structure of this request, in atomic words to which nobody has other references;
+        // UFFDIO_COPY reads from `src`, which are the bytes that were given.
+        let result = unsafe { libc::ioctl(self.0.as_raw_fd(), request, argument) };
+        let result = Errno::result(result).map(drop);
+        Outcome::of(result, range.len(), receipt.field())
     }
 
     /// Installs pages with this content and wakes those who wait for them.

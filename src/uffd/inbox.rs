@@ -6,14 +6,13 @@
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 
 use super::abi::UffdMsg;
 use super::descriptor::{ReadError, Userfaultfd};
 use super::message::Message;
-use crate::shared_memory::{SharedMemory, WORD};
+use crate::shared_memory::{Room, SharedMemory, WORD};
 
 /// Messages that it has room for: the most that one read takes.
 const CELLS: usize = Userfaultfd::READ_AT_ONCE;
@@ -27,17 +26,10 @@ const CELL_WORDS: usize = CELL / WORD;
 #[derive(Debug, Clone)]
 pub struct Inbox(Room);
 
-#[derive(Debug, Clone)]
-enum Room {
-    Shared(Arc<SharedMemory>, usize),
-    Private(Arc<[AtomicU64]>),
-}
-
 impl Default for Inbox {
     /// In this process's own memory, for who need not outlive it.
     fn default() -> Self {
-        let words = (0..CELLS * CELL_WORDS).map(|_| AtomicU64::new(0));
-        Self(Room::Private(words.collect()))
+        Self(Room::private(CELLS * CELL_WORDS))
     }
 }
 
@@ -48,7 +40,7 @@ impl Inbox {
     /// The inbox at an offset, a multiple of a word.
     #[must_use]
     pub const fn new(memory: Arc<SharedMemory>, at: usize) -> Self {
-        Self(Room::Shared(memory, at))
+        Self(Room::shared(memory, at))
     }
 
     /// Takes the messages that wait in a userfaultfd, as many as fit. To be called when it is empty. 0 means that there are none.
@@ -57,10 +49,7 @@ impl Inbox {
     /// [`ReadError`]. Nothing has been taken then.
     pub fn take_from(&self, userfaultfd: &Userfaultfd) -> Result<usize, ReadError> {
         let number = userfaultfd.as_raw_fd();
-        let room: *mut libc::c_void = match &self.0 {
-            Room::Shared(memory, at) => memory.address(*at, Self::BYTES).as_ptr(),
-            Room::Private(words) => words.as_ptr().cast_mut().cast(),
-        };
+        let room = self.0.address(0, CELLS * CELL_WORDS);
         // SAFETY: read(2) writes at most so many bytes, to atomic words, to which nobody has other references.
         let got = unsafe { libc::read(number, room, Self::BYTES) };
         match Errno::result(got) {
@@ -75,7 +64,7 @@ impl Inbox {
     pub fn put(&self, cell: usize, message: &Message) {
         let raw = UffdMsg::from(*message);
         for (index, word) in raw.word.into_iter().enumerate() {
-            self.word(cell, 1 + index).store(word, Ordering::Release);
+            self.0.store(cell * CELL_WORDS + 1 + index, word);
         }
         self.set_event(cell, raw.event);
     }
@@ -86,7 +75,7 @@ impl Inbox {
         let mut raw = UffdMsg::default();
         raw.event = self.event(cell);
         for (index, word) in raw.word.iter_mut().enumerate() {
-            *word = self.word(cell, 1 + index).load(Ordering::Acquire);
+            *word = self.0.load(cell * CELL_WORDS + 1 + index);
         }
         (raw.event != 0 && raw.event != DONE).then(|| raw.into())
     }
@@ -110,22 +99,15 @@ impl Inbox {
         }
     }
 
-    fn word(&self, cell: usize, index: usize) -> &AtomicU64 {
-        match &self.0 {
-            Room::Shared(memory, at) => memory.word(at + cell * CELL + index * WORD),
-            Room::Private(words) => &words[cell * CELL_WORDS + index],
-        }
-    }
-
     #[expect(clippy::host_endian_bytes, reason = "the kernel's structure")]
     fn event(&self, cell: usize) -> u8 {
-        let [event, ..] = self.word(cell, 0).load(Ordering::Acquire).to_ne_bytes();
+        let [event, ..] = self.0.load(cell * CELL_WORDS).to_ne_bytes();
         event
     }
 
     #[expect(clippy::host_endian_bytes, reason = "the kernel's structure")]
     fn set_event(&self, cell: usize, event: u8) {
         let word = u64::from_ne_bytes([event, 0, 0, 0, 0, 0, 0, 0]);
-        self.word(cell, 0).store(word, Ordering::Release);
+        self.0.store(cell * CELL_WORDS, word);
     }
 }

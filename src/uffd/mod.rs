@@ -8,6 +8,7 @@
 //! | `outcome.rs`     | [`Outcome`]: what came of an install                               |
 //! | `descriptor.rs`  | [`Userfaultfd`]: the descriptor and its operations                 |
 //! | `inbox.rs`       | [`Inbox`]: where messages are read to                              |
+//! | `receipt.rs`     | [`Receipt`]: where the kernel writes what was installed            |
 //! | `features.rs`    | [`Features`]: what this kernel can do, and what each mode needs    |
 
 pub mod abi;
@@ -16,9 +17,11 @@ mod features;
 mod inbox;
 mod message;
 mod outcome;
+mod receipt;
 
 pub use descriptor::{ReadError, Registered, Userfaultfd};
 pub use features::{Features, NewError, new_for_this_process};
 pub use inbox::Inbox;
 pub use message::{Event, Fault, Message};
 pub use outcome::{Outcome, Stop};
+pub use receipt::{Installed, Put, Receipt};

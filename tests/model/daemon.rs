@@ -15,11 +15,12 @@ use uffd_restore::session::{
     What,
 };
 use uffd_restore::space::{AddressSpace, Kind};
+use uffd_restore::uffd::Put;
 
 use crate::coverage::Case;
 use crate::image::Image;
 use crate::kernel::{Descriptor, Killed};
-use crate::memory::{Content, Entry, SLOTS, Truth, address, bytes, slot_at};
+use crate::memory::{Content, SLOTS, Truth, address, bytes};
 use crate::world::World;
 
 /// Content that was asked for and not delivered.
@@ -160,13 +161,6 @@ impl<'a> Daemon<'a> {
         let recovered = Session::recover(journal, OnFailure::Poison, installer, self.now);
         let recovered = recovered.expect("it was written");
         self.session = recovered.session.reading_ahead(8);
-        for (id, range) in recovered.unsure {
-            let mm = self.mm_of(id);
-            let slot = slot_at(range.start).expect("a page");
-            if self.world.borrow().entry(mm, slot) != Entry::Missing {
-                self.session.is_there(id, range);
-            }
-        }
         self.soon = self.session.spaces().collect();
     }
 
@@ -263,6 +257,9 @@ impl<'a> Daemon<'a> {
     fn have_installed(&mut self, request: &Request) {
         let id = request.space;
         let lent: Vec<_> = self.session.lend(request).collect();
+        let Some(loan) = self.session.loan(0, request) else {
+            return;
+        };
         let mut made = Vec::new();
         'all: for (run, first) in lent {
             for number in 0..run.len() / PAGE_BYTES {
@@ -272,11 +269,17 @@ impl<'a> Daemon<'a> {
                 let piece = block.pieces.first().expect("a page");
                 let installer = self.session.installer_mut(id).expect("a member");
                 match &piece.what {
-                    What::Bytes(_) if installer.copy(page.start, &block.bytes).stop.is_none() => {
+                    What::Bytes(_) => {
+                        let put = Put::Bytes(&block.bytes);
+                        let outcome = installer.install(page, put, loan.receipt());
+                        if outcome.stop.is_some() {
+                            break 'all;
+                        }
+                        loan.was_made(page);
                         made.push((page, Made::Installed));
                     }
                     What::Zero => made.push((page, Made::Zeros)),
-                    _ => break 'all,
+                    What::Bad(_) => break 'all,
                 }
             }
         }
@@ -287,6 +290,7 @@ impl<'a> Daemon<'a> {
         for (range, made) in made {
             self.session.was_made(id, range, made);
         }
+        loan.clear();
         if self.session.space(id).is_some() {
             self.soon.insert(id);
         }

@@ -10,7 +10,7 @@ use uffd_restore::session::{
     Block, Installer, OnFailure, Request, Session, SpaceId, Supplier, Turn, What,
 };
 use uffd_restore::space::{AddressSpace, Kind};
-use uffd_restore::uffd::{Event, Fault, Inbox, Message, Outcome, ReadError, Stop};
+use uffd_restore::uffd::{Event, Fault, Inbox, Message, Outcome, Put, ReadError, Receipt, Stop};
 
 const X: AddrRange = AddrRange::new(0x10_0000, 0x10_1000);
 const Y: AddrRange = AddrRange::new(0x20_0000, 0x20_1000);
@@ -50,13 +50,7 @@ impl Installer for Script {
     fn number(&self) -> RawFd {
         0
     }
-    fn copy(&mut self, at: Addr, content: &[u8]) -> Outcome {
-        self.fill(AddrRange::at(at, content.len() as u64))
-    }
-    fn zero(&mut self, range: AddrRange) -> Outcome {
-        self.fill(range)
-    }
-    fn poison(&mut self, range: AddrRange) -> Outcome {
+    fn install(&mut self, range: AddrRange, _: Put<'_>, _: &Receipt) -> Outcome {
         self.fill(range)
     }
     fn wake(&mut self, _: AddrRange) {}

@@ -7,7 +7,9 @@ use std::rc::Rc;
 use nix::errno::Errno;
 use uffd_restore::addr::{Addr, AddrRange};
 use uffd_restore::session::Installer;
-use uffd_restore::uffd::{Event, Fault, Inbox, Message, Outcome, ReadError, Stop, Userfaultfd};
+use uffd_restore::uffd::{
+    Event, Fault, Inbox, Message, Outcome, Put, ReadError, Receipt, Stop, Userfaultfd,
+};
 
 use crate::coverage::Case;
 use crate::image;
@@ -29,34 +31,33 @@ impl Descriptor {
     }
 
     /// An install: threads run before it and after it, but not during it.
-    fn fill(&mut self, at: AddrRange, fill: Fill<'_>) -> Outcome {
+    fn fill(&mut self, at: AddrRange, put: Put<'_>, receipt: &Receipt) -> Outcome {
+        let fill = Fill(put);
         let mut world = self.world();
         world.meanwhile();
         world.may_kill();
         let outcome = match world.destination(self.mm, at) {
-            Ok(slots) => world.fill(self.mm, &slots, fill),
+            Ok(slots) => world.fill(self.mm, &slots, put),
             Err(stop) => Outcome::stopped(stop),
         };
         let mm = self.mm;
         world.log(|| format!("    {fill} mm{mm} {at}: {outcome:?}"));
+        // Before the call returns, and so before anybody can be killed in it.
+        receipt.pretend(at, put, outcome.done);
         world.may_kill();
         outcome
     }
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Fill<'a> {
-    Copy(&'a [u8]),
-    Zero,
-    Poison,
-}
+struct Fill<'a>(Put<'a>);
 
 impl std::fmt::Display for Fill<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Copy(bytes) => write!(f, "COPY {:?}..", image::content(bytes)),
-            Self::Zero => write!(f, "ZEROPAGE"),
-            Self::Poison => write!(f, "POISON"),
+        match self.0 {
+            Put::Bytes(bytes) => write!(f, "COPY {:?}..", image::content(bytes)),
+            Put::Zero => write!(f, "ZEROPAGE"),
+            Put::Poison => write!(f, "POISON"),
         }
     }
 }
@@ -80,16 +81,8 @@ impl Installer for Descriptor {
         Ok(count)
     }
 
-    fn copy(&mut self, at: Addr, content: &[u8]) -> Outcome {
-        self.fill(AddrRange::at(at, content.len() as u64), Fill::Copy(content))
-    }
-
-    fn zero(&mut self, range: AddrRange) -> Outcome {
-        self.fill(range, Fill::Zero)
-    }
-
-    fn poison(&mut self, range: AddrRange) -> Outcome {
-        self.fill(range, Fill::Poison)
+    fn install(&mut self, range: AddrRange, put: Put<'_>, receipt: &Receipt) -> Outcome {
+        self.fill(range, put, receipt)
     }
 
     fn wake(&mut self, range: AddrRange) {
@@ -281,7 +274,7 @@ impl World {
     }
 
     /// Page by page, until one is in the way.
-    fn fill(&mut self, mm: usize, slots: &Slots, fill: Fill<'_>) -> Outcome {
+    fn fill(&mut self, mm: usize, slots: &Slots, fill: Put<'_>) -> Outcome {
         let mut done = 0;
         let mut stop = None;
         for slot in slots.clone() {
@@ -308,7 +301,7 @@ impl World {
         &mut self,
         mm: usize,
         slot: usize,
-        fill: Fill<'_>,
+        fill: Put<'_>,
         offset: u64,
     ) -> Result<(), Stop> {
         if self.rng.one_in(400) {
@@ -319,16 +312,16 @@ impl World {
         }
         let entry = self.entry(mm, slot);
         let content = match fill {
-            Fill::Zero if is_huge(slot) => return Err(Stop::Other(Errno::EINVAL)),
+            Put::Zero if is_huge(slot) => return Err(Stop::Other(Errno::EINVAL)),
             // A copy replaces a marker, nothing else does.
-            Fill::Copy(_) if matches!(entry, Entry::Holds(_)) => return Err(Stop::Present),
-            Fill::Zero | Fill::Poison if entry != Entry::Missing => return Err(Stop::Present),
-            Fill::Zero => Content::Zero,
-            Fill::Copy(all) => {
+            Put::Bytes(_) if matches!(entry, Entry::Holds(_)) => return Err(Stop::Present),
+            Put::Zero | Put::Poison if entry != Entry::Missing => return Err(Stop::Present),
+            Put::Zero => Content::Zero,
+            Put::Bytes(all) => {
                 let from = usize::try_from(offset).expect("small");
                 image::content(&all[from..])
             }
-            Fill::Poison => {
+            Put::Poison => {
                 self.count(Case::Poison);
                 self.check(mm, slot, Entry::Poison, "poison");
                 self.mms[mm].slots[slot].entry = Entry::Poison;

@@ -4,7 +4,6 @@ use uffd_restore::addr::AddrRange;
 use uffd_restore::session::SpaceId;
 use uffd_restore::space::{AddressSpace, Found};
 
-use crate::coverage::Case;
 use crate::daemon::Daemon;
 use crate::image::{self, Class};
 use crate::memory::{Content, Entry, SLOTS, Truth, address, bytes};
@@ -12,7 +11,6 @@ use crate::world::World;
 
 /// What the model says is owed, and what is missing and belongs to the snapshot, must be the same.
 pub(crate) fn compare_model(world: &mut World, mm: usize, space: &AddressSpace) {
-    let killed = world.coverage.of(Case::Killed) > 0;
     for slot in 0..SLOTS {
         let registered = world.mms[mm].slots[slot].is_registered();
         let shared = world.mms[mm].slots[slot].is_shared();
@@ -23,8 +21,6 @@ pub(crate) fn compare_model(world: &mut World, mm: usize, space: &AddressSpace) 
             _ if !registered => true,
             // Somebody else may have brought it into the file.
             (Found::Owed(_), _) if shared && entry != Entry::Missing => true,
-            // A daemon was killed after it had installed it, and before it wrote that down.
-            (Found::Owed(_), _) if killed && entry != Entry::Missing => true,
             (Found::Owed(page), Truth::Is(Content::Page(number))) => {
                 page.0 == number && entry == Entry::Missing
             }

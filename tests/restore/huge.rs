@@ -3,6 +3,7 @@
 use crate::memory::{Content, Memory, PAGE, advise, check, write};
 use crate::scene::{Captured, REPLAY, be_rolled_back};
 use crate::support::area::{Area, HUGE_PAGE};
+use crate::support::huge::HugePages;
 use crate::support::{Role, end, say};
 
 pub(crate) const ROLES: &[(&str, Role)] = &[("huge", huge)];
@@ -51,30 +52,6 @@ fn huge(_: &[&str]) {
     }
     say("right");
     end();
-}
-
-/// Reserves huge pages, and gives them back.
-struct HugePages(u32);
-
-impl HugePages {
-    const FILE: &str = "/proc/sys/vm/nr_hugepages";
-
-    fn number() -> u32 {
-        let text = std::fs::read_to_string(Self::FILE).expect("nr_hugepages");
-        text.trim().parse().expect("a number")
-    }
-
-    fn reserve(pages: u32) -> Self {
-        std::fs::write(Self::FILE, (Self::number() + pages).to_string()).expect("root may");
-        Self(pages)
-    }
-}
-
-impl Drop for HugePages {
-    fn drop(&mut self) {
-        let left = Self::number().saturating_sub(self.0);
-        std::fs::write(Self::FILE, left.to_string()).expect("give the huge pages back");
-    }
 }
 
 #[test]

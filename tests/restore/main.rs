@@ -23,6 +23,7 @@
 //! | `sets.rs`    | touch what was touched last time                                           |
 //! | `set_troubles.rs` | the same, when something goes wrong                                   |
 //! | `killed.rs`  | the process that serves is killed, again and again                         |
+//! | `last_install.rs` | the same, in the middle of installing the last page                   |
 //! | `resumed.rs` | all of the daemon is killed, and another one goes on                       |
 //! | `torture.rs` | everything at once, at random                                              |
 //!
@@ -43,6 +44,7 @@ mod growth;
 mod huge;
 mod kernel;
 mod killed;
+mod last_install;
 mod memory;
 mod moves;
 mod protect;
@@ -69,6 +71,7 @@ fn role() {
         growth::ROLES,
         huge::ROLES,
         kernel::ROLES,
+        last_install::ROLES,
         moves::ROLES,
         protect::ROLES,
         races::ROLES,

@@ -29,7 +29,7 @@ pub(crate) const ROLES: &[(&str, Role)] = &[
 
 const PAGES: usize = 2048;
 /// Of journals.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 
 /// Reads, writes, drops and moves its pages, for so many milliseconds in so many threads.
 fn resumed(words: &[&str]) {

@@ -15,6 +15,7 @@ pub mod child;
 pub mod confined;
 pub mod huge;
 pub mod killing;
+pub mod last_install;
 pub mod plot;
 pub mod service;
 pub mod sink;

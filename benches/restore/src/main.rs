@@ -77,6 +77,7 @@ fn main() -> ExitCode {
     if wants("takeover") {
         takeover::stalls(&setup);
         faults(&|| takeover::cost(&setup));
+        faults(&|| takeover::confinement(&setup));
     }
     let (others, steal) = Noise::now().since(&before);
     println!("\n## Noise\n");

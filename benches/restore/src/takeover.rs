@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use snapshot_format::{Codec, Snapshot};
 use uffd_restore::handover;
 use uffd_restore::serve::{self, Orders, Prefill, Server, Workers};
-use uffd_restore::session::OnFailure;
+use uffd_restore::session::{Journal, OnFailure};
 use uffd_restore::source::{PageSource, SnapshotSource};
 use uffd_restore::takeover::{Blaming, Directory};
 
@@ -139,6 +139,38 @@ pub(crate) fn cost(setup: &Setup) {
     println!("| without a journal | {:.3} |", without.median());
     println!("| with one | {:.3} |", with.median());
     println!("\nRatio, round by round: {}; wanted: 1.02.", ratio.ratio());
+}
+
+/// The same faults, served by the daemon, which may make the system calls of serving alone, or any.
+pub(crate) fn confinement(setup: &Setup) {
+    let pages = if setup.quick { 2 << 10 } else { 32 << 10 };
+    let (area, times) = areas(pages);
+    let path = setup.work.join("confined");
+    write(&path, &area, false, 1, compression(Codec::Lz4, 1));
+    let (mut target, _) = Target::start(&area, &times, None);
+    let (mut open, mut confined) = (Series::default(), Series::default());
+    for round in 0..=2 * setup.rounds {
+        for second in [false, true] {
+            let is_open = second == round.is_multiple_of(2);
+            let options = ["--read-ahead", "0", "--jobs", "1", "--no-seccomp"];
+            let options = &options[..options.len() - usize::from(!is_open)];
+            let start = area.range().start;
+            let daemon = Daemon::start(&setup.program, &path, target.pid(), start, options);
+            target.order(Order::Touch(walk(pages, Duration::ZERO)));
+            let walked = target.walked();
+            daemon.end();
+            if round > 0 {
+                if is_open { &mut open } else { &mut confined }.push(walked.each);
+            }
+        }
+    }
+    let ratio = confined.over(&open);
+    println!("\n## The filter of system calls\n");
+    println!("| a fault, served by the daemon | microseconds, median |");
+    println!("|---|---|");
+    println!("| with `--no-seccomp` | {:.3} |", open.median());
+    println!("| confined | {:.3} |", confined.median());
+    println!("\nRatio, round by round: {}.", ratio.ratio());
 }
 
 fn served(path: &Path, area: &Area, target: &mut Target<'_>, kept: Option<&Directory>) -> Walked {

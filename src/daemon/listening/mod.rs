@@ -28,7 +28,7 @@ use self::places::Places;
 use self::session::Common;
 use self::socket::Entrance;
 use super::attaching::{options, wanted};
-use super::confining::{confine, powerless_workers};
+use super::confining::{WorkersStarting, begin_workers, confine};
 use super::inherited::Inherited;
 use super::limits::{raise_descriptors, share_memory};
 use super::readiness::{Pidfile, ReadyDescriptor};
@@ -149,7 +149,7 @@ impl Work<'_> {
             // It was closed by the worker before, and its number may mean something else.
             None => (None, None),
         };
-        let common = self.common(log.clone())?;
+        let (common, workers) = self.common(log.clone())?;
         let sets = Arc::clone(&common.sets);
         let signals = EndingSignals::held().map_err(|errno| ServeError::Kernel {
             doing: "wait for signals",
@@ -162,6 +162,11 @@ impl Work<'_> {
         let mut hall = Hall::new(common, signals, limits)?;
         // Last: what fails before can be tried again.
         let orphaned = self.take_over(life)?;
+        if orphaned.is_empty() {
+            workers.wait()?;
+        } else {
+            workers.wait_or_do_without();
+        }
         confine(confinement);
         if life.is_first() && !orphaned.is_empty() {
             let vmms = tool::counted(orphaned.len() as u64, "VMM");
@@ -201,7 +206,7 @@ impl Work<'_> {
         Ok(found)
     }
 
-    fn common(&self, log: Log) -> Result<Common, Failure> {
+    fn common(&self, log: Log) -> Result<(Common, WorkersStarting), Failure> {
         let args = self.args;
         let sets = WorkingSets::open(wanted(args), &self.path, self.opened.snapshot.clone())?;
         if self.kept.directory.has_crashed() {
@@ -215,9 +220,10 @@ impl Work<'_> {
             ..options(args)
         };
         let source = Blaming::new(Arc::clone(&self.opened.source), &self.kept.directory);
-        Ok(Common {
+        let (workers, starting) = begin_workers(&source, options.jobs)?;
+        let common = Common {
             pages: self.opened.pages,
-            workers: powerless_workers(&source, options.jobs)?,
+            workers,
             source: Arc::new(source),
             guard: Arc::clone(&self.kept.guard),
             directory: self.kept.directory.clone(),
@@ -230,7 +236,8 @@ impl Work<'_> {
             doubts_owner: args.what.peer_fd.is_some(),
             log,
             pulse: self.pulse.clone(),
-        })
+        };
+        Ok((common, starting))
     }
 }
 

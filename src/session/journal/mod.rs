@@ -8,9 +8,12 @@
 //! * When the records have become many, the whole state is written (`state.rs`) to the other half, and a single word makes that
 //!   the valid one.
 //!
-//! What the kernel can be asked is not written down. A page that was installed, and whose record is missing, is found to be
-//! present; a fault that was read, and not answered, is asked again after a WAKE.
+//! * What is installed the kernel itself writes down, into a [`Receipt`] in this memory, before the record is written. What others
+//!   install in memory that is lent to them stands in a [`Loan`] until there is a record of it.
+//!
+//! What the kernel can be asked is not written down: a fault that was read, and not answered, is asked again after a WAKE.
 
+mod loan;
 mod op;
 mod state;
 
@@ -21,11 +24,12 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use twox_hash::XxHash3_64;
 
+pub use self::loan::Loan;
 pub(in crate::session) use self::op::{Op, Origin, Record};
 pub(in crate::session) use self::state::{MemberState, OwnedState, State};
 use crate::session::{Counts, SpaceId};
-use crate::shared_memory::{SharedMemory, WORD};
-use crate::uffd::{Inbox, Message};
+use crate::shared_memory::{Room, SharedMemory, WORD};
+use crate::uffd::{Inbox, Message, Receipt};
 
 /// Says that a file is a journal of this layout.
 const MAGIC: u64 = u64::from_le_bytes(*b"uffdjrnl");
@@ -46,6 +50,13 @@ const HALF_WORDS: usize = 3;
 /// [`Counts`].
 const AT_COUNTS: usize = 16 * WORD;
 const AT_INBOX: usize = 4096;
+/// Of the session itself.
+const AT_RECEIPT: usize = AT_INBOX + Inbox::BYTES;
+/// Memory that is lent.
+const AT_LOANS: usize = 2 * 4096;
+/// Most loans at a time.
+const LOANS: usize = 64;
+const LOAN: usize = Loan::WORDS * WORD;
 const AT_RECORDS: usize = 1 << 16;
 /// Most bytes of records.
 const MOST_RECORDS: usize = 4 << 20;
@@ -61,7 +72,8 @@ const RECORD: usize = op::WORDS * WORD;
 const RESERVE: usize = MOST_RECORDS / 16;
 
 const _: () = assert!(AT_RECORDS + 2 * MOST_RECORDS <= AT_CHECKPOINTS);
-const _: () = assert!(AT_INBOX + Inbox::BYTES <= AT_RECORDS);
+const _: () = assert!(AT_RECEIPT + Receipt::WORDS * WORD <= AT_LOANS);
+const _: () = assert!(AT_LOANS + LOANS * LOAN <= AT_RECORDS);
 const _: () = assert!(AT_COUNTS + size_of::<Counts>() <= AT_INBOX);
 
 /// Why a journal cannot be used.
@@ -191,6 +203,22 @@ impl Journal {
     /// Where messages are read to.
     pub(in crate::session) fn inbox(&self) -> Inbox {
         Inbox::new(Arc::clone(&self.memory), AT_INBOX)
+    }
+
+    /// Where the kernel writes what the session installs.
+    pub(in crate::session) fn receipt(&self) -> Receipt {
+        Receipt::new(Room::shared(Arc::clone(&self.memory), AT_RECEIPT))
+    }
+
+    /// A loan, by number; `None` beyond the last one.
+    pub(in crate::session) fn loan(&self, number: usize) -> Option<Loan> {
+        let room = || Room::shared(Arc::clone(&self.memory), AT_LOANS + number * LOAN);
+        (number < LOANS).then(|| Loan::new(room()))
+    }
+
+    /// All loans.
+    pub(in crate::session) fn loans(&self) -> Vec<Loan> {
+        (0..LOANS).filter_map(|number| self.loan(number)).collect()
     }
 
     /// From now on the inbox is for the messages of this address space.

@@ -14,8 +14,6 @@ pub(in crate::session) enum Op {
     Settled(AddrRange),
     /// Poisoned.
     Poisoned(AddrRange),
-    /// About to be installed: memory of which the kernel would not say clearly whether it is there.
-    Installing(AddrRange),
     /// The kernel said that all has been told.
     Quiescent,
     /// The oldest move that an ancestor told of late took place here, or did not.
@@ -61,10 +59,9 @@ impl Record {
         let (kind, [a, b, c]) = match self.op {
             Op::Settled(range) => (1, of_range(range)),
             Op::Poisoned(range) => (2, of_range(range)),
-            Op::Installing(range) => (11, of_range(range)),
             Op::Quiescent => (3, [0; 3]),
             Op::Echo(happened) => (4, [u64::from(happened), 0, 0]),
-            Op::Found(range, there) => (12, [range.start.0, range.end.0, u64::from(there)]),
+            Op::Found(range, there) => (11, [range.start.0, range.end.0, u64::from(there)]),
             Op::Broken => (5, [0; 3]),
             Op::Ended => (6, [0; 3]),
             Op::Remove(range) => (7, of_range(range)),
@@ -109,8 +106,7 @@ impl Record {
                     None => None,
                 },
             },
-            11 => Op::Installing(range),
-            12 => Op::Found(range, c != 0),
+            11 => Op::Found(range, c != 0),
             _ => return None,
         };
         let origin = (head >> 63 != 0).then(|| Origin {
@@ -148,7 +144,6 @@ mod tests {
         let ops = [
             Op::Settled(range),
             Op::Poisoned(range),
-            Op::Installing(range),
             Op::Quiescent,
             Op::Echo(true),
             Op::Echo(false),
@@ -178,6 +173,6 @@ mod tests {
     #[test]
     fn zeros_are_no_record() {
         assert_eq!(Record::decode([0; WORDS]), None);
-        assert_eq!(Record::decode([13, 0, 0, 0, 0]), None);
+        assert_eq!(Record::decode([12, 0, 0, 0, 0]), None);
     }
 }

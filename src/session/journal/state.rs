@@ -5,7 +5,6 @@ use std::os::fd::RawFd;
 
 use serde::{Deserialize, Serialize};
 
-use crate::addr::AddrRange;
 use crate::session::SpaceId;
 use crate::session::member::{Birth, Echo};
 use crate::space::{AddressSpace, Place};
@@ -34,7 +33,6 @@ pub(in crate::session) struct MemberState<'a> {
     pub(in crate::session) parent_may_tell: bool,
     pub(in crate::session) open_children: &'a [SpaceId],
     pub(in crate::session) broken: bool,
-    pub(in crate::session) unsure: Option<AddrRange>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -56,5 +54,4 @@ pub(in crate::session) struct OwnedMember {
     pub(in crate::session) parent_may_tell: bool,
     pub(in crate::session) open_children: Vec<SpaceId>,
     pub(in crate::session) broken: bool,
-    pub(in crate::session) unsure: Option<AddrRange>,
 }
