@@ -1,6 +1,6 @@
 //! `--pid`: attach to a process, serve it, say how it went.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::fs::File;
 use std::mem::ManuallyDrop;
 use std::path::PathBuf;
@@ -61,6 +61,7 @@ fn keep(
     kept: &Kept,
 ) -> Result<ExitCode, Failure> {
     let snapshot = tool::open(&path)?;
+    kept.check_resumed()?;
     let work = Work {
         args,
         path,
@@ -119,33 +120,46 @@ impl Work<'_> {
             leaves: self.kept.to_be_left(),
         };
         let attached = handover::attach(&self.snapshot, &self.source, &options)?;
-        if let Some(number) = attached.left {
-            self.kept.was_left(options.pid, number)?;
-        }
+        let known = attached
+            .left
+            .map(|number| self.kept.was_left(options.pid, number));
+        let server = match known {
+            Some(Err(failure)) => {
+                // Its memory is gone already: it is served as if there were no such folder.
+                mention(&format!(
+                    "uffd-restore: {failure}: if all of this program is killed, the target is, too"
+                ));
+                server.stored(None)
+            }
+            _ => server,
+        };
         let serving = Serving::new(&attached, &self.path);
         let Attached {
             handover, standing, ..
         } = attached;
         let target = handover.target.describe();
-        let mut released = None;
-        let report = server.serve(handover, || {
+        let released = OnceCell::new();
+        let let_go = || {
             let standing = standing.release(Some(&self.kept.guard));
             confine(confinement);
-            if let Ok(released) = &standing {
-                if let Some(ready) = ready {
-                    ready.ready();
-                }
-                self.pulse.ready(&serving.status());
-                summary::announce(serving.line(released.stood_still, args.json));
-                if released.watched.is_none() {
-                    let what = "nobody watches over it: if this program is killed, what is missing in it becomes zeros";
-                    mention(&format!("uffd-restore: {target}: {what}"));
-                }
+            let _ = released.set(standing);
+        };
+        let report = server.serve(handover, let_go, || {
+            let Some(Ok(released)) = released.get() else {
+                return;
+            };
+            if let Some(ready) = ready {
+                ready.ready();
             }
-            released = Some(standing);
+            self.pulse.ready(&serving.status());
+            summary::announce(serving.line(released.stood_still, args.json));
+            if released.watched.is_none() {
+                let what = "nobody watches over it: if this program is killed, what is missing in it becomes zeros";
+                mention(&format!("uffd-restore: {target}: {what}"));
+            }
         });
         // Nothing is owed any more: whatever becomes of this program, the target goes on.
-        let released = released.transpose().map(drop);
+        let released = released.into_inner().transpose().map(drop);
         self.pulse
             .stopping(&format!("{target}: {}", summary::how(report.outcome)));
         sets.finish();
@@ -164,9 +178,9 @@ impl Work<'_> {
             confinement,
             workers,
         } = self.prepare()?;
-        let found = takeover::orphaned(life, &self.kept.guard, args.on_failure.into())?;
-        let Some(mut orphaned) = found.into_iter().next() else {
-            return Ok(true);
+        let found = takeover::orphaned(life, &self.kept.guard, args.on_failure.into());
+        let Some(mut orphaned) = found.sessions.into_iter().next() else {
+            return Ok(!found.lost);
         };
         orphaned.watch(&self.kept.guard);
         self.kept.goes_on();

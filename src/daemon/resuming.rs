@@ -35,7 +35,13 @@ pub(super) fn run(given: &Cli, path: &Path) -> Result<ExitCode, Failure> {
         ));
     }
     let before = resumed.arguments.iter().map(OsString::from);
-    let words: Vec<OsString> = without(before, &NOT_AGAIN).chain(now).collect();
+    // Where several count, those that are given now are all.
+    let instead: &[&str] = match given.peers.allow_uids.is_empty() {
+        true => &[],
+        false => &["--allow-uid"],
+    };
+    let before = without(without(before, &NOT_AGAIN), instead);
+    let words: Vec<OsString> = before.chain(now).collect();
     let args = parse(words.iter().cloned()).map_err(|error| {
         Failure::Usage(format!(
             "{path:?}: what that run was told is not understood: use the program that it was: {error}"

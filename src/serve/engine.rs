@@ -21,7 +21,7 @@ use super::{
     Handover, Observer, Options, Outcome, Prefill, Recording, Report, Server, SoFar, Target,
 };
 use crate::progress::Progress;
-use crate::session::{Journal, Notice, Recovered, Request, Session, SpaceId, Turn};
+use crate::session::{Journal, Notice, Request, Session, SpaceId, Turn};
 use crate::takeover::{Deposit, Directory, Entry, Store};
 use crate::terminal::mention;
 use crate::uffd::Userfaultfd;
@@ -71,7 +71,7 @@ pub(super) struct Engine {
     /// Where it stands that this session is to be gone on with if this process is killed.
     pub(super) entry: Option<Entry>,
     /// Where that is to stand, and what is to be kept, from the first address space on.
-    keeping: Option<(Directory, Journal)>,
+    pub(super) keeping: Option<(Directory, Journal)>,
     pub(super) store: Option<Store>,
     /// Is told now and then how it goes.
     observer: Option<Observer>,
@@ -155,68 +155,6 @@ impl Engine {
         self.begin_filling(Instant::now());
         self.poller.add_target(&*target)?;
         self.watch(root)
-    }
-
-    /// From now on whoever takes over knows what this process knows.
-    pub(super) fn remember(&mut self) {
-        let Some((directory, journal)) = self.keeping.take() else {
-            return;
-        };
-        self.session.keep_journal(journal);
-        self.session.remember(self.roots.about(&self.target));
-        let journal = self.session.journal();
-        self.entry = journal.and_then(|journal| directory.enter(journal));
-    }
-
-    /// What the next run of this program needs to go on. Once more for what is there already, which does no harm.
-    fn put_into_store(&mut self) {
-        let (Some(store), Some(entry)) = (&self.store, &self.entry) else {
-            return;
-        };
-        let deposit = self.deposit.get_or_insert_with(|| store.open(entry.slot()));
-        for (id, target) in self.roots.processes() {
-            deposit.process(id, &**target);
-        }
-        for id in self.session.spaces() {
-            if let Some(userfaultfd) = self.session.installer(id) {
-                deposit.space(id, userfaultfd);
-            }
-        }
-        // Last: whoever finds it finds the rest.
-        match self.session.journal() {
-            Some(journal) if journal.is_kept() => deposit.journal(journal),
-            _ => {}
-        }
-    }
-
-    /// The processes are somebody else's to watch over, if all of them is in the store.
-    pub(super) fn leave_to_store(&mut self) {
-        let kept = self.session.journal().is_some_and(Journal::is_kept);
-        if let (Some(deposit), true) = (&mut self.deposit, kept) {
-            deposit.keeps(self.roots.targets().map(|target| target.pid).collect());
-        }
-    }
-
-    /// What to do with those that were served by a process that is dead.
-    pub(super) fn go_on(
-        &mut self,
-        recovered: Recovered<Arc<Userfaultfd>>,
-        roots: Roots,
-    ) -> nix::Result<()> {
-        self.session = recovered.session.reading_ahead(self.options.read_ahead);
-        self.roots = roots;
-        self.put_into_store();
-        for target in self.roots.targets() {
-            self.poller.add_target(&**target)?;
-        }
-        let spaces: Vec<SpaceId> = self.session.spaces().collect();
-        for &id in &spaces {
-            self.watch(id)?;
-        }
-        self.soon.extend(spaces);
-        self.begin_filling(Instant::now());
-        self.fetch_first();
-        Ok(())
     }
 
     /// From now on, or a little later, pages may be installed that nobody asks for.
@@ -338,6 +276,7 @@ impl Engine {
         }
         self.looked_around = now;
         self.look_for_the_dead();
+        self.look_after_journal();
         self.note_only_threads();
         self.check_recording(now);
         if self.reserve.is_none() {

@@ -24,6 +24,7 @@
 //! | `placement.rs` | where the loop's thread runs                                            |
 //! | `letting_go.rs` | poisoning what nobody will serve, unregistering what the target keeps  |
 //! | `kernel.rs`  | the real kernel behind the rules of [`crate::session`]                    |
+//! | `keeping.rs` | what is kept of a session for whoever takes over                          |
 //! | `guard/`     | [`Guard`]: what happens to the target when this program is killed         |
 //! | `target.rs`  | [`Target`]: the process, held by a descriptor                             |
 //! | `report.rs`  | [`Report`]: how it went                                                   |
@@ -35,6 +36,7 @@ mod engine;
 mod filling;
 mod gate;
 mod guard;
+mod keeping;
 mod kernel;
 mod lease;
 mod leaving;

@@ -97,16 +97,17 @@ impl Server {
         Self { store, ..self }
     }
 
-    /// Serves a target until nothing is owed to it or its descendants any more, or they have ended. `ready` is called when
-    /// it is being served. There is no error that is not part of the report.
-    pub fn serve(self, handover: Handover, ready: impl FnOnce()) -> Report {
+    /// Serves a target until nothing is owed to it or its descendants any more, or they have ended. `let_go` is called when
+    /// it is being served, and may run; `ready` when it survives this program, if it does. There is no error that is not part of the report.
+    pub fn serve(self, handover: Handover, let_go: impl FnOnce(), ready: impl FnOnce()) -> Report {
         let engine = Engine::new(self, Arc::clone(&handover.target));
         drive(engine, |engine, started| match engine.take_over(handover) {
             Ok(()) => {
                 engine.begin_replay();
                 engine.replay_before(started);
-                ready();
+                let_go();
                 engine.leave_to_store();
+                ready();
                 engine.run();
             }
             Err(errno) => engine.end_at_once(&format!("cannot watch it: {errno}")),

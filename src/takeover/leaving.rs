@@ -86,6 +86,8 @@ impl Leaving {
 
     /// Who goes on.
     pub(super) fn next(&self) -> Next {
+        // The guard has the same table: what is dropped at the end of this process would be closed for it as well.
+        std::mem::forget(Arc::clone(&self.shelf));
         Next::Resumes(self.file.clone(), self.shelf.as_fd().as_raw_fd())
     }
 
@@ -196,6 +198,21 @@ impl Kept {
             state.target = holder;
             state.socket = link_of(leaving.shelf.as_fd().as_raw_fd());
         })
+    }
+
+    /// If this run goes on with what another one has left, something of that is left.
+    ///
+    /// # Errors
+    /// It is not: nothing else is to be done then.
+    pub fn check_resumed(&self) -> Result<(), Failure> {
+        let resumes = self
+            .leaving
+            .as_ref()
+            .is_some_and(|it| it.arguments.is_some());
+        if resumes && !self.directory.has_sessions() {
+            return Err(Failure::Mismatch("nobody is left to go on with".into()));
+        }
+        Ok(())
     }
 
     /// When nothing is served any more: what is open in a target and of no use, by process and number.

@@ -41,7 +41,7 @@ pub use self::directory::{Directory, Entry};
 pub use self::keeper::{Alone, Kept, keep};
 pub use self::leaving::Beginning;
 pub use self::life::Life;
-pub use self::orphans::orphaned;
+pub use self::orphans::{Found, orphaned};
 pub use self::resume::Resumed;
 pub use self::sharing::{Sharing, share_descriptors};
 pub(crate) use self::shelf::Shelf;

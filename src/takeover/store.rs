@@ -245,10 +245,15 @@ impl Deposit {
             return;
         }
         if !self.store.put(name, descriptor) {
-            self.incomplete = true;
-            for pid in self.pids.drain(..) {
-                self.store.0.guard.is_kept(pid, false);
-            }
+            self.keeps_nothing();
+        }
+    }
+
+    /// Nobody can go on with it any more.
+    pub(crate) fn keeps_nothing(&mut self) {
+        self.incomplete = true;
+        for pid in self.pids.drain(..) {
+            self.store.0.guard.is_kept(pid, false);
         }
     }
 
@@ -261,14 +266,15 @@ impl Deposit {
 }
 
 impl Drop for Deposit {
-    /// The session is over. Its number may be used again after this.
+    /// The session is over. Its number may be used again after this. Whoever goes on in between finds by the journal that nothing is missing,
+    /// and for that it has to be there until the end.
     fn drop(&mut self) {
         let session = self.session;
-        // Without it the rest is of no use.
-        self.store.forget(StoredName::Journal { session });
-        for &name in &self.names {
+        let journal = StoredName::Journal { session };
+        for &name in self.names.iter().filter(|name| **name != journal) {
             self.store.forget(name);
         }
+        self.store.forget(journal);
         self.store.gone(self.names.len() as u64);
     }
 }

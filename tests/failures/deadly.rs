@@ -100,12 +100,16 @@ fn keep(words: &[&str]) {
             let server = server.kept(&kept.directory, kept.journal()?);
             let attached = handover::attach(&snapshot, &source, &attaching)?;
             let standing = attached.standing;
-            server.serve(attached.handover, || {
-                standing.release(Some(&kept.guard)).expect("it is let go");
-                say("serving");
-            })
+            server.serve(
+                attached.handover,
+                || {
+                    standing.release(Some(&kept.guard)).expect("it is let go");
+                    say("serving");
+                },
+                || {},
+            )
         } else {
-            let found = takeover::orphaned(life, &kept.guard, OnFailure::Poison)?;
+            let found = takeover::orphaned(life, &kept.guard, OnFailure::Poison).sessions;
             let mut orphaned = found.into_iter().next().expect("a session");
             orphaned.watch(&kept.guard);
             let target = orphaned.target();

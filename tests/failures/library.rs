@@ -148,10 +148,14 @@ fn serve(
         };
         let done = handover::attach(&snapshot, &source, &options).expect("attach");
         attached.send(()).expect("the test waits");
-        server.serve(done.handover, || {
-            done.standing.release(None).expect("it is let go");
-            ready();
-        })
+        server.serve(
+            done.handover,
+            || {
+                done.standing.release(None).expect("it is let go");
+                ready();
+            },
+            || {},
+        )
     });
     waits.recv_timeout(PATIENCE).expect("attached");
     thread

@@ -121,9 +121,9 @@ impl<'a> Work<'a> {
             metrics,
             confinement,
         } = self.prepare(&serving_only(args), metrics)?;
-        let found = takeover::orphaned(life, &self.kept.guard, args.on_failure.into())?;
-        let Some(mut orphaned) = found.into_iter().next() else {
-            return Ok(true);
+        let found = takeover::orphaned(life, &self.kept.guard, args.on_failure.into());
+        let Some(mut orphaned) = found.sessions.into_iter().next() else {
+            return Ok(!found.lost);
         };
         orphaned.watch(&self.kept.guard);
         confine(confinement);

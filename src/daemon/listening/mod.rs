@@ -36,10 +36,10 @@ use super::resuming::{beginning, clean_up};
 use super::working_sets::WorkingSets;
 use crate::cli::restore::{Cli, Listen};
 use crate::failure::Failure;
-use crate::serve::{self, EndingSignals, Orphaned, ServeError};
+use crate::serve::{self, EndingSignals, ServeError};
 use crate::service::{Allowed, Confinement, Plan, Pulse, born_with};
 use crate::source::{self, FrameCache, Opened};
-use crate::takeover::{self, Alone, Blaming, Kept, Life, Resumed};
+use crate::takeover::{self, Alone, Blaming, Found, Kept, Life, Resumed};
 use crate::terminal::{mention, printable};
 use crate::tool;
 use snapshot_format::PAGE_BYTES;
@@ -161,7 +161,10 @@ impl Work<'_> {
         };
         let mut hall = Hall::new(common, signals, limits)?;
         // Last: what fails before can be tried again.
-        let orphaned = self.take_over(life)?;
+        let Found {
+            sessions: orphaned,
+            lost,
+        } = self.take_over(life);
         if orphaned.is_empty() {
             workers.wait()?;
         } else {
@@ -193,17 +196,17 @@ impl Work<'_> {
         log.end(hall.served(), self.cache.counts());
         drop(hall);
         log.finish();
-        Ok(good)
+        Ok(good && !lost)
     }
 
     /// The sessions of the worker before.
-    fn take_over(&self, life: &Life) -> Result<Vec<Orphaned>, Failure> {
+    fn take_over(&self, life: &Life) -> Found {
         if !life.takes_over() {
-            return Ok(Vec::new());
+            return Found::default();
         }
-        let found = takeover::orphaned(life, &self.kept.guard, self.args.on_failure.into())?;
+        let found = takeover::orphaned(life, &self.kept.guard, self.args.on_failure.into());
         self.kept.goes_on();
-        Ok(found)
+        found
     }
 
     fn common(&self, log: Log) -> Result<(Common, WorkersStarting), Failure> {

@@ -103,7 +103,7 @@ pub(super) fn run(
         .recording(recording)
         .observed(common.pulse.observer())
         .stored(common.store.as_ref());
-    let report = server.serve(handover, || common.log.serving(&who, owed, regions));
+    let report = server.serve(handover, || {}, || common.log.serving(&who, owed, regions));
     drop((watched, place));
     common.log.done(&who, &report);
     Some(report.outcome)

@@ -48,6 +48,8 @@ struct Shared {
     apart: AtomicU32,
     /// The process that serves, if it is another one than the one that started this: its pidfd, from 1 on.
     worker: AtomicI32,
+    /// The second process.
+    guard: AtomicI32,
     slots: [Slot; MOST_TARGETS],
 }
 
@@ -79,8 +81,6 @@ pub struct Guard {
     shared: &'static Shared,
     /// The process that it watches over.
     started_by: ManuallyDrop<Target>,
-    /// Its own.
-    pid: AtomicI32,
     /// Whom it looks for, in its own copy.
     unwatched: Mutex<Box<dyn Unwatched>>,
 }
@@ -140,7 +140,6 @@ impl Guard {
             shared,
             // The guard polls this descriptor; it must stay open as long as we live.
             started_by: ManuallyDrop::new(me),
-            pid: AtomicI32::new(0),
             unwatched: Mutex::new(Box::new(unwatched)),
         };
         guard.begin()?;
@@ -150,7 +149,7 @@ impl Guard {
     fn begin(&self) -> Result<(), Errno> {
         self.shared.apart.store(0, Ordering::SeqCst);
         match share_descriptors()? {
-            Sharing::Parent(pid) => self.pid.store(pid.as_raw(), Ordering::SeqCst),
+            Sharing::Parent(pid) => self.shared.guard.store(pid.as_raw(), Ordering::SeqCst),
             Sharing::Child => {
                 // Neither can fail for a process that has just been made.
                 let _ = nix::unistd::setsid();
@@ -179,7 +178,7 @@ impl Guard {
 
     /// Its process id.
     pub(crate) fn pid(&self) -> i32 {
-        self.pid.load(Ordering::SeqCst)
+        self.shared.guard.load(Ordering::SeqCst)
     }
 
     /// Starts it again if it has been killed: true. For the process that started it, as long as that has one thread.
