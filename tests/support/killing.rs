@@ -20,6 +20,13 @@ const LONG_LIFE: Duration = Duration::from_secs(2);
 const LIVES: u32 = 8;
 const FORWARD: u64 = 64;
 
+/// For how long: more of it by the environment.
+pub fn how_long(unless_told: Duration) -> Duration {
+    let given = std::env::var("UFFD_RESTORE_KILLED_MS").ok();
+    let given = given.and_then(|ms| ms.parse().ok());
+    given.map_or(unless_told, Duration::from_millis)
+}
+
 /// What was done to workers.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Kills {
