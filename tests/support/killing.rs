@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use uffd_restore::session::Journal;
+use uffd_restore::uffd::Event;
 
 use super::service::worker_of;
 use super::{state, wait_until};
@@ -108,7 +109,7 @@ impl Killer {
         if killed {
             wait_until_soon("the worker is dead", || ended(worker));
             self.kills.kills += 1;
-            self.kills.unfinished += u32::from(left_unfinished(self.keeper));
+            self.kills.unfinished += u32::from(!unfinished(self.keeper).is_empty());
         }
         // It may have ended.
         let _ = kill(keeper, Signal::SIGCONT);
@@ -124,7 +125,7 @@ impl Killer {
 }
 
 /// As [`wait_until`], for what takes microseconds.
-fn wait_until_soon(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn wait_until_soon(what: &str, mut holds: impl FnMut() -> bool) {
     let soon = (0..100).any(|_| {
         std::thread::sleep(Duration::from_micros(20));
         holds()
@@ -134,14 +135,14 @@ fn wait_until_soon(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Events lie in the inbox of a journal.
-fn left_unfinished(keeper: i32) -> bool {
+/// Events that lie in the inboxes of journals. For a keeper whose worker does nothing just now.
+pub fn unfinished(keeper: i32) -> Vec<Event> {
     let journals = journals(keeper).into_iter().filter_map(|path| {
         let file = File::options().read(true).write(true).open(path).ok()?;
         // A session that was just ending, or beginning, has none.
         Journal::open(file.into()).ok()?.unfinished().ok()
     });
-    journals.sum::<usize>() > 0
+    journals.flatten().collect()
 }
 
 fn journals(keeper: i32) -> Vec<PathBuf> {
