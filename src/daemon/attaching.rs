@@ -15,7 +15,7 @@ use super::limits::raise_descriptors;
 use super::readiness::{Pidfile, ReadyDescriptor};
 use super::resuming::{beginning, clean_up};
 use super::summary::{self, Serving};
-use super::working_sets::{Wanted, WorkingSets};
+use super::working_sets::{Records, Wanted, WorkingSets};
 use crate::cli::restore::{Cli, OnFailureName, PlacementName, PrefillName};
 use crate::failure::Failure;
 use crate::handover::{self, AttachError, Attached};
@@ -99,7 +99,7 @@ impl Work<'_> {
     /// What the first one does.
     fn attach(&self, ready: Option<ReadyDescriptor>) -> Result<bool, Failure> {
         let args = self.args;
-        let (sets, server, confinement) = self.prepare()?;
+        let (sets, server, confinement) = self.prepare(Records::Must)?;
         let (set, recording) = sets.for_restore();
         let server = server
             .replaying(set)
@@ -152,7 +152,7 @@ impl Work<'_> {
     fn take_over(&self, life: &Life, ready: Option<ReadyDescriptor>) -> Result<bool, Failure> {
         let args = self.args;
         // First: what fails here can be tried again.
-        let (sets, server, confinement) = self.prepare()?;
+        let (sets, server, confinement) = self.prepare(Records::Not)?;
         let found = takeover::orphaned(life, &self.kept.guard, args.on_failure.into())?;
         let Some(mut orphaned) = found.into_iter().next() else {
             return Ok(true);
@@ -169,7 +169,11 @@ impl Work<'_> {
         if life.is_first() {
             summary::announce(summary::goes_on(&target, orphaned.owes(), args.json));
         }
-        // What was being recorded is not complete.
+        if args.touched.record_working_set.is_some() && life.deaths() < 2 {
+            mention(&format!(
+                "uffd-restore: {name}: what was touched is not recorded, for the process that did so is dead"
+            ));
+        }
         let (set, _) = sets.for_restore();
         let server = server.replaying(set);
         let report = server.go_on(orphaned, target, life.is_hopeless());
@@ -187,10 +191,13 @@ impl Work<'_> {
         well
     }
 
-    fn prepare(&self) -> Result<(Arc<WorkingSets>, Server, Confinement), Failure> {
+    fn prepare(
+        &self,
+        records: Records,
+    ) -> Result<(Arc<WorkingSets>, Server, Confinement), Failure> {
         let args = self.args;
         let snapshot = Some(Arc::clone(&self.snapshot));
-        let sets = WorkingSets::open(wanted(args), &self.path, snapshot)?;
+        let sets = WorkingSets::open(wanted(args, records), &self.path, snapshot)?;
         if self.kept.directory.has_crashed() {
             sets.replay_nothing();
         }
@@ -222,8 +229,9 @@ fn plan(args: &Cli, kept: &Kept) -> Plan {
 }
 
 /// Which working sets are to be used and made, as it was typed.
-pub(super) fn wanted(args: &Cli) -> Wanted<'_> {
+pub(super) fn wanted(args: &Cli, records: Records) -> Wanted<'_> {
     Wanted {
+        records,
         touched: &args.touched,
         prefill: args.prefill,
         runs: args.record_runs,

@@ -7,6 +7,7 @@ mod check;
 mod crowded;
 mod daemon;
 mod deadly;
+mod disks;
 mod ending;
 mod killed_daemon;
 mod killing;

@@ -13,6 +13,7 @@ pub mod area;
 pub mod calling;
 pub mod child;
 pub mod confined;
+pub mod fuse;
 pub mod huge;
 pub mod killing;
 pub mod plot;

@@ -33,7 +33,7 @@ use super::inherited::Inherited;
 use super::limits::{raise_descriptors, share_memory};
 use super::readiness::StatusDescriptor;
 use super::summary;
-use super::working_sets::{Wanted, WorkingSets};
+use super::working_sets::{Records, Wanted, WorkingSets};
 use crate::cli::lazy_pages::LazyPages;
 use crate::cli::restore::{PrefillName, SetName, Touched};
 use crate::failure::Failure;
@@ -140,6 +140,7 @@ impl Prepared {
             errno,
         })?;
         let wanted = Wanted {
+            records: Records::Must,
             touched: &paths.touched,
             prefill: args.prefill,
             runs: 1,
