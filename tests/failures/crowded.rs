@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 use super::actor::{Actor, Survey};
 use super::daemon::{Daemon, command, in_shell, restoring, run};
 use super::lab::Lab;
+use super::support::service::worker_of;
 use super::support::wait_until;
 
 #[test]
@@ -168,4 +169,46 @@ fn a_target_goes_on_when_its_memory_cgroup_has_room_again() {
     fs::write(root, actor.pid().to_string()).expect("out of the group");
     assert_eq!(Survey::parse(&actor.target.hear()), Survey::new(PAGES));
     daemon.end().assert(0, &["all memory is in place"]);
+}
+
+/// It has taken over, for the system calls that it may make are limited.
+fn serves(worker: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{worker}/status"));
+    status.is_ok_and(|status| status.contains("Seccomp:\t2"))
+}
+
+/// Who takes over needs descriptors before it knows which ones the dead one had.
+#[test]
+fn the_process_that_serves_is_killed_when_all_descriptors_are_in_use() {
+    const CHILDREN: usize = 128;
+    let (_lab, snapshot) = Lab::with_snapshot(128);
+    let mut actor = Actor::start(128);
+    let inner = restoring(&snapshot, &actor, &[]);
+    let daemon = Daemon::spawn(in_shell("ulimit -n 120; exec \"$@\"", &inner));
+    daemon.hear("serving");
+    actor.target.tell(&format!("linger {CHILDREN}"));
+    daemon.complain("no more descriptors");
+    for _ in 0..6 {
+        let worker = worker_of(daemon.pid()).expect("it serves");
+        kill(Pid::from_raw(worker), Signal::SIGKILL).expect("it lives");
+        wait_until("another one", || {
+            worker_of(daemon.pid()).is_some_and(|another| another != worker && serves(another))
+        });
+    }
+    let mut ended = 0;
+    loop {
+        let line = actor.target.hear();
+        if let Some((pid, page)) = line.split_once(' ')
+            && let Ok(pid) = pid.parse()
+        {
+            assert_eq!(page, "new");
+            kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill");
+            ended += 1;
+        } else if line == "all ended" {
+            break;
+        }
+    }
+    assert_eq!(ended, CHILDREN);
+    actor.assert_restored();
+    daemon.end().assert(0, &["another one takes over"]);
 }

@@ -1,10 +1,13 @@
 //! A disk that fails, or does not answer, while a snapshot is served from it.
 
+use std::fs::{self, File};
+use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use snapshot_format::SectionKind;
@@ -12,7 +15,7 @@ use snapshot_format::SectionKind;
 use super::actor::{Actor, Survey};
 use super::daemon::{Daemon, restoring, run};
 use super::lab::{Lab, Plan, section};
-use super::support::fuse::Disk;
+use super::support::fuse::{self, Disk};
 use super::support::service::worker_of;
 use super::support::wait_until;
 
@@ -124,7 +127,7 @@ fn a_snapshot_that_is_deleted_while_it_is_served_is_served_to_the_end() {
     let mut actor = Actor::start(PAGES);
     let daemon = Daemon::serving(&snapshot, &actor, &[]);
     assert_eq!(actor.ask("read 0"), "new");
-    std::fs::remove_file(&snapshot).expect("it is there");
+    fs::remove_file(&snapshot).expect("it is there");
     // And another one has the name now.
     lab.snapshot("snap", &Plan::of(16));
     kill_worker(&daemon);
@@ -137,16 +140,66 @@ fn a_snapshot_that_is_deleted_while_it_is_served_is_served_to_the_end() {
 fn a_recording_that_cannot_be_begun_again_is_no_reason_not_to_take_over() {
     let (lab, snapshot) = Lab::with_snapshot(PAGES);
     let folder = lab.path("sets");
-    std::fs::create_dir(&folder).expect("a folder");
+    fs::create_dir(&folder).expect("a folder");
     let option = format!("--record-working-set={}/snap.ws", folder.display());
     let mut actor = Actor::start(PAGES);
     let daemon = Daemon::serving(&snapshot, &actor, &[&option]);
     assert_eq!(actor.ask("read 0"), "new");
-    std::fs::remove_dir_all(&folder).expect("it is there");
+    fs::remove_dir_all(&folder).expect("it is there");
     kill_worker(&daemon);
     actor.assert_restored();
     let recorded = "what was touched is not recorded";
     daemon
         .end()
         .assert(0, &["all memory is in place", recorded]);
+}
+
+/// A small file system in this folder, for this thread and what it starts.
+fn small_disk(folder: &Path) {
+    fuse::mount_alone();
+    fs::create_dir(folder).expect("a folder");
+    let kind = Some("tmpfs");
+    mount(kind, folder, kind, MsFlags::empty(), Some("size=64k")).expect("mount");
+}
+
+/// Nothing more can be written to it.
+fn fill(folder: &Path) {
+    let mut file = File::create(folder.join("filler")).expect("room for a name");
+    while file.write_all(&[1; 4096]).is_ok() {}
+}
+
+#[test]
+fn a_disk_that_is_full_costs_the_recording_and_nothing_else() {
+    let (lab, snapshot) = Lab::with_snapshot(PAGES);
+    let folder = lab.path("small");
+    small_disk(&folder);
+    let option = format!("--record-working-set={}/snap.ws", folder.display());
+    let mut actor = Actor::start(PAGES);
+    let daemon = Daemon::serving(&snapshot, &actor, &[&option]);
+    fill(&folder);
+    actor.assert_restored();
+    daemon.end().assert(
+        0,
+        &[
+            "snap.ws is not written",
+            "No space left on device",
+            "all memory is in place",
+        ],
+    );
+    assert!(!folder.join("snap.ws").exists());
+}
+
+#[test]
+fn a_pid_file_on_a_full_disk_is_found_out_and_leaves_nothing() {
+    let (lab, snapshot) = Lab::with_snapshot(16);
+    let folder = lab.path("small");
+    small_disk(&folder);
+    fill(&folder);
+    let path = folder.join("pid");
+    let option = format!("--pidfile={}", path.display());
+    let mut actor = Actor::start(16);
+    run(restoring(&snapshot, &actor, &[&option]))
+        .assert(1, &["small/pid", "No space left on device"]);
+    actor.assert_untouched();
+    assert!(!path.exists());
 }

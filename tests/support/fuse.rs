@@ -70,6 +70,16 @@ struct Request {
     body: Vec<u8>,
 }
 
+/// This thread, and what it starts from now on, has mounts of its own.
+pub fn mount_alone() {
+    // SAFETY: plain numbers; this thread's own view of mounts, and nobody else's, is another one from now on.
+    let alone = unsafe { libc::unshare(libc::CLONE_NEWNS) };
+    assert_eq!(alone, 0, "unshare: {}", Errno::last());
+    let none = None::<&str>;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(none, "/", none, private, none).expect("private mounts");
+}
+
 impl Disk {
     /// With a copy of these files. From now on this thread has a mount namespace of its own.
     pub fn with(files: &[&Path]) -> Self {
@@ -78,12 +88,7 @@ impl Disk {
             (name.into_owned(), fs::read(path).expect("a file"))
         };
         let files = files.iter().map(read).collect();
-        // SAFETY: plain numbers; this thread's own view of mounts, and nobody else's, is another one from now on.
-        let alone = unsafe { libc::unshare(libc::CLONE_NEWNS) };
-        assert_eq!(alone, 0, "unshare: {}", Errno::last());
-        let none = None::<&str>;
-        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-        mount(none, "/", none, private, none).expect("private mounts");
+        mount_alone();
         let device = File::options()
             .read(true)
             .write(true)
