@@ -19,6 +19,7 @@ mod permissions;
 mod placement;
 mod roles;
 mod snapshots;
+mod stopped;
 mod targets;
 mod usage;
 
