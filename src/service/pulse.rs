@@ -1,9 +1,11 @@
 //! That the loops are alive, and how far they are, as the service manager is told.
 //!
 //! Every loop says of itself that it goes on, ten times a second; nobody else does it for it. So a loop that is stuck is noticed: as
-//! long as there is one, the manager does not hear that this service is alive, and restarts it.
+//! long as there is one, the manager does not hear that this service is alive, and restarts it. The keeper, another process, counts its
+//! turns where the loops see them.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -54,10 +56,25 @@ struct State {
     owed: u64,
 }
 
+/// Another process that has to go on.
+struct Keeper {
+    turns: Box<dyn Fn() -> u64 + Send>,
+    /// What it had counted when it was looked at, and when that was another number than before.
+    seen: u64,
+    last: Instant,
+}
+
+impl fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keeper").finish_non_exhaustive()
+    }
+}
+
 /// What all loops have said.
 #[derive(Debug, Default)]
 struct Board {
     loops: BTreeMap<u64, State>,
+    keeper: Option<Keeper>,
     next: u64,
     /// When the manager was told last.
     said: Option<Instant>,
@@ -111,6 +128,17 @@ impl Pulse {
     pub fn stopping(&self, status: &str) {
         if let Some(told) = &self.0 {
             told.manager.say(&[Word::Stopping, Word::Status(status)]);
+        }
+    }
+
+    /// This process is not alive either when another one does not go on, which counts its turns.
+    pub fn needs_keeper(&self, turns: impl Fn() -> u64 + Send + 'static) {
+        if let Some(told) = &self.0 {
+            told.lock().keeper = Some(Keeper {
+                seen: turns(),
+                last: Instant::now(),
+                turns: Box::new(turns),
+            });
         }
     }
 
@@ -182,6 +210,17 @@ impl Told {
     }
 }
 
+impl Keeper {
+    /// For how long it has not gone on, as far as that was looked at.
+    fn silent(&mut self, now: Instant) -> Duration {
+        let turns = (self.turns)();
+        if turns != self.seen {
+            (self.seen, self.last) = (turns, now);
+        }
+        now.saturating_duration_since(self.last)
+    }
+}
+
 impl Board {
     fn begin(&mut self, what: Loop, now: Instant) -> u64 {
         let number = self.next;
@@ -211,18 +250,23 @@ impl Board {
     fn news(&mut self, now: Instant, long: Duration) -> News {
         let silent = |state: &State| now.saturating_duration_since(state.last);
         let stuck = self.loops.values().map(silent).max();
-        let stuck = stuck.filter(|&silent| silent > long);
-        let status = match stuck {
-            Some(silent) => format!(
-                "{}, of which one has not gone on for {} s",
-                self.how_it_goes(),
-                silent.as_secs()
-            ),
-            None => self.how_it_goes(),
+        let keeper = self.keeper.as_mut().map(|keeper| keeper.silent(now));
+        let [stuck, keeper] = [stuck, keeper].map(|silent| silent.filter(|&silent| silent > long));
+        let how = self.how_it_goes();
+        let status = match (stuck, keeper) {
+            (Some(silent), _) => {
+                let seconds = silent.as_secs();
+                format!("{how}, of which one has not gone on for {seconds} s")
+            }
+            (None, Some(silent)) => {
+                let seconds = silent.as_secs();
+                format!("{how}, but the keeper has not gone on for {seconds} s")
+            }
+            (None, None) => how,
         };
         let changed = status != self.status;
         News {
-            alive: stuck.is_none(),
+            alive: stuck.is_none() && keeper.is_none(),
             status: changed.then(|| {
                 self.status.clone_from(&status);
                 status
@@ -253,6 +297,7 @@ mod tests {
     use std::ffi::OsStr;
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::{SocketAddr, UnixDatagram};
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     const WATCHDOG: Duration = Duration::from_secs(8);
 
@@ -303,6 +348,36 @@ mod tests {
         board.go_on(loops[1], 0, later(10), &told);
         let news = board.go_on(loops[2], 0, later(11), &told);
         assert!(news.expect("due").alive);
+    }
+
+    #[test]
+    fn a_keeper_that_is_stuck_silences_all() {
+        let (told, _listens) = told(Some(WATCHDOG));
+        let start = Instant::now();
+        let mut board = Board::default();
+        let turns = Arc::new(AtomicU64::new(1));
+        let counted = Arc::clone(&turns);
+        board.keeper = Some(Keeper {
+            turns: Box::new(move || counted.load(Ordering::Relaxed)),
+            seen: 0,
+            last: start,
+        });
+        let number = board.begin(Loop::Session, start);
+        let mut at = |second| {
+            let now = start + Duration::from_secs(second);
+            board.go_on(number, 4096, now, &told).expect("due")
+        };
+        for second in 1..=5 {
+            assert!(at(second).alive, "not long enough: {second}");
+        }
+        let news = at(6);
+        assert!(!news.alive);
+        assert_eq!(
+            news.status.expect("it is said"),
+            "serving 1 target, 4.0 KiB owed, but the keeper has not gone on for 5 s"
+        );
+        turns.store(2, Ordering::Relaxed);
+        assert!(at(7).alive);
     }
 
     #[test]

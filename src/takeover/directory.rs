@@ -26,12 +26,19 @@ const BAD_PAGES: usize = 128;
 const AT_CRASHED: usize = 3 * WORD;
 /// How the only session went, once that has been said: 1 for well, 2 for not.
 const AT_OUTCOME: usize = 2 * WORD;
+/// How often the keeper has looked around.
+const AT_TURNS: usize = 4 * WORD;
 /// What each thread that decodes is working at: a page, from 1 on; 0 for none.
 const AT_WORK: usize = 256 * WORD;
 /// Threads whose work is known.
 pub(super) const THREADS: usize = 256;
 const AT_SESSIONS: usize = 1024 * WORD;
-const _: () = assert!(AT_CAREFUL < AT_OUTCOME && AT_OUTCOME < AT_CRASHED && AT_CRASHED < AT_BAD);
+const _: () = assert!(
+    AT_CAREFUL < AT_OUTCOME
+        && AT_OUTCOME < AT_CRASHED
+        && AT_CRASHED < AT_TURNS
+        && AT_TURNS < AT_BAD
+);
 /// State, journal.
 const SESSION_WORDS: usize = 2;
 const BYTES: NonZeroUsize =
@@ -129,6 +136,16 @@ impl Directory {
             2 => Some(false),
             _ => None,
         }
+    }
+
+    /// The keeper looks around.
+    pub(super) fn keeper_goes_on(&self) {
+        self.0.word(AT_TURNS).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often it has.
+    pub(super) fn turns(&self) -> u64 {
+        self.0.load(AT_TURNS)
     }
 
     /// A thread begins to work at a page, or, with `None`, has done it. Threads are numbered from 0.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -227,6 +227,8 @@ fn begin_life(kept: &Kept, life: &mut Life) {
     let _ = nix::sys::prctl::set_name(c"uffd-worker");
     let _ = fs::write(OOM, &kept.oom);
     life.look_around();
+    let directory = kept.directory.clone();
+    kept.pulse.needs_keeper(move || directory.turns());
     kept.guard.is_served_by_this_process();
 }
 
@@ -275,8 +277,9 @@ fn wait_for(
         {
             leaving.guard_is_new(&kept.guard);
         }
+        kept.directory.keeper_goes_on();
         let mut waited = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut waited, PollTimeout::NONE) {
+        match poll(&mut waited, kept.pulse.patience()) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno),
         }

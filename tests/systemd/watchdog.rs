@@ -35,6 +35,22 @@ fn a_daemon_that_is_stopped_is_ended() {
     holder.check();
 }
 
+/// It does nothing but wait, and yet nobody would take over if it did not.
+#[test]
+fn a_keeper_that_is_stopped_is_ended() {
+    let (machine, mut holder) = impatient();
+    let keeper = machine.outside(&machine.show(UNIT, "MainPID"));
+    holder.check_some(0, 16);
+    kill(Pid::from_raw(keeper), Signal::SIGSTOP).expect("it lives");
+    holder.check_some(16, 16);
+    machine.wait_for(UNIT, "StatusText", |status| {
+        status.contains("the keeper has not gone on")
+    });
+    machine.wait_for(UNIT, "NRestarts", |restarts| restarts != "0");
+    // Taken over by the next one.
+    holder.check();
+}
+
 /// It is asked far more often than it is served: nothing but the loop itself answers.
 #[test]
 fn a_daemon_that_has_nothing_to_do_is_left_alone() {
