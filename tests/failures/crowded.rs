@@ -210,5 +210,5 @@ fn the_process_that_serves_is_killed_when_all_descriptors_are_in_use() {
     }
     assert_eq!(ended, CHILDREN);
     actor.assert_restored();
-    daemon.end().assert(0, &["another one takes over"]);
+    daemon.finish().assert(0, &["another one takes over"]);
 }

@@ -116,7 +116,7 @@ fn a_disk_that_does_not_answer_for_seconds_is_waited_for() {
         disk.be_well();
         assert_eq!(Survey::parse(&actor.target.hear()), Survey::new(PAGES));
         assert!(began.elapsed() > Duration::from_secs(2));
-        daemon.end().assert(0, &["all memory is in place"]);
+        daemon.finish().assert(0, &["all memory is in place"]);
     }
 }
 
@@ -132,7 +132,7 @@ fn a_snapshot_that_is_deleted_while_it_is_served_is_served_to_the_end() {
     lab.snapshot("snap", &Plan::of(16));
     kill_worker(&daemon);
     actor.assert_restored();
-    daemon.end().assert(0, &["all memory is in place"]);
+    daemon.finish().assert(0, &["all memory is in place"]);
 }
 
 /// What is recorded cannot be written any more, and that harms nobody who is served: it is said.
@@ -150,7 +150,7 @@ fn a_recording_that_cannot_be_begun_again_is_no_reason_not_to_take_over() {
     actor.assert_restored();
     let recorded = "what was touched is not recorded";
     daemon
-        .end()
+        .finish()
         .assert(0, &["all memory is in place", recorded]);
 }
 

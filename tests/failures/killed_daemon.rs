@@ -122,3 +122,22 @@ fn an_orphan_is_killed_when_it_touches_what_is_missing() {
     assert_eq!(actor.target.rest(), "", "it has seen nothing");
     daemon.end();
 }
+
+/// The standard library looks at it first: it must be allowed to let it go its way.
+#[test]
+fn of_what_the_process_that_serves_died_is_said() {
+    let (_lab, snapshot) = Lab::with_snapshot(64);
+    let mut actor = Actor::start(64);
+    let daemon = Daemon::serving(&snapshot, &actor, &[]);
+    for signal in [Signal::SIGSEGV, Signal::SIGBUS] {
+        assert_eq!(actor.ask("read 19"), "new");
+        let worker = worker_of(daemon.pid()).expect("it serves");
+        wait_until("its death", || {
+            // Sent by hand it does not come again by itself.
+            kill(Pid::from_raw(worker), signal).is_err()
+        });
+        daemon.complain(&format!("killed by {signal}: another one takes over"));
+    }
+    actor.assert_restored();
+    daemon.finish().assert(0, &["all memory is in place"]);
+}

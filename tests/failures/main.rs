@@ -4,6 +4,7 @@
 mod actor;
 mod bad_pages;
 mod check;
+mod clocks;
 mod crowded;
 mod daemon;
 mod deadly;

@@ -89,7 +89,7 @@ fn the_keeper() {
     });
     actor.assert_restored();
     daemon
-        .end()
+        .finish()
         .assert(0, &["another one takes over", "all memory is in place"]);
 }
 

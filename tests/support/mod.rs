@@ -12,6 +12,7 @@
 pub mod area;
 pub mod calling;
 pub mod child;
+pub mod clock;
 pub mod confined;
 pub mod fuse;
 pub mod huge;
