@@ -14,6 +14,7 @@ mod killed_daemon;
 mod killing;
 mod lab;
 mod library;
+mod memory;
 mod occupied;
 mod outputs;
 mod permissions;
