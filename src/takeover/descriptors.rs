@@ -27,11 +27,16 @@ pub(crate) fn link_of(descriptor: RawFd) -> Option<String> {
 
 /// The numbers of all that is open.
 pub(super) fn open_descriptors() -> BTreeSet<RawFd> {
-    // That of the folder itself is gone before anybody looks.
-    descriptors()
-        .into_iter()
-        .map(|(number, _)| number)
-        .collect()
+    // That of the folder itself is not open any more, and is that of whatever is opened next.
+    let is_open = |(number, link): &(RawFd, String)| {
+        !is_a_table(link) || link_of(*number).as_ref() == Some(link)
+    };
+    let found = descriptors().into_iter().filter(is_open);
+    found.map(|(number, _)| number).collect()
+}
+
+fn is_a_table(link: &str) -> bool {
+    link.starts_with("/proc/") && link.ends_with("/fd")
 }
 
 /// Closes descriptors that a dead worker has left: nobody else knows them.
@@ -40,5 +45,20 @@ pub(super) fn close_strays(strays: impl Iterator<Item = RawFd>) {
         // SAFETY: it belonged to a process that is dead, and nothing in this one has it: it was open before this one opened
         // anything. One that is closed already is no harm.
         unsafe { libc::close(number) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn what_is_opened_next_was_not_open() {
+        let before = open_descriptors();
+        let next = File::open("/dev/null").expect("open");
+        assert!(!before.contains(&next.as_raw_fd()));
+        assert!(open_descriptors().contains(&next.as_raw_fd()));
     }
 }

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::actor::{Actor, Survey};
+use super::actor::Actor;
 use super::daemon::{Daemon, command, in_shell, restoring, run};
 use super::lab::Lab;
 use super::support::service::worker_of;
@@ -130,4 +131,65 @@ fn the_process_that_serves_is_killed_when_all_descriptors_are_in_use() {
     assert_eq!(ended, CHILDREN);
     actor.assert_restored();
     daemon.finish().assert(0, &["another one takes over"]);
+}
+
+/// A cgroup for so many processes and threads, removed at the end. `None` where there is none of version 1.
+struct Few(PathBuf);
+
+impl Few {
+    fn new(name: &str) -> Option<Self> {
+        let path = PathBuf::from(format!("/sys/fs/cgroup/pids/uffd-restore-test-{name}"));
+        fs::create_dir(&path).ok()?;
+        Some(Self(path))
+    }
+
+    fn limit(&self, most: &str) {
+        fs::write(self.0.join("pids.max"), most).expect("a limit");
+    }
+}
+
+impl Drop for Few {
+    fn drop(&mut self) {
+        // Those in it may need a moment to end.
+        for _ in 0..1000 {
+            if fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// No process may be made, or no thread of it: whoever waits for memory waits until one may.
+#[test]
+fn who_cannot_take_over_tries_again() {
+    let (_lab, snapshot) = Lab::with_snapshot(64);
+    // The keeper and the guard; and one that cannot start threads.
+    for most in ["2", "3"] {
+        let mut actor = Actor::start(64);
+        let Some(few) = Few::new(&actor.pid().to_string()) else {
+            println!("SKIPPED: no cgroup for processes can be made here");
+            return;
+        };
+        let script = format!("echo $$ >{}/cgroup.procs; exec \"$@\"", few.0.display());
+        let daemon = Daemon::spawn(in_shell(&script, &restoring(&snapshot, &actor, &[])));
+        daemon.hear("serving");
+        assert_eq!(actor.ask("read 19"), "new");
+        few.limit(most);
+        let worker = worker_of(daemon.pid()).expect("it serves");
+        kill(Pid::from_raw(worker), Signal::SIGKILL).expect("it lives");
+        daemon.complain(if most == "2" {
+            "nobody can take over"
+        } else {
+            "cannot start a thread"
+        });
+        actor.target.tell("read 40");
+        std::thread::sleep(Duration::from_secs(1));
+        few.limit("max");
+        assert_eq!(actor.target.hear(), "new");
+        actor.assert_restored();
+        let ended = daemon.finish();
+        ended.assert(0, &["all memory is in place"]);
+        assert!(ended.err.lines().count() < 8, "{ended:?}");
+    }
 }

@@ -1,5 +1,7 @@
 //! The daemon itself is killed. Nobody may go on and read zeros.
 
+use std::time::Duration;
+
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
@@ -120,6 +122,26 @@ fn an_orphan_is_killed_when_it_touches_what_is_missing() {
         matches!(state(orphan), 'Z' | 'X' | '?')
     });
     assert_eq!(actor.target.rest(), "", "it has seen nothing");
+    daemon.end();
+}
+
+/// Who took over goes on without the keeper, as the first one would; the guard waits for it.
+#[test]
+fn the_keeper_is_killed_when_another_one_has_taken_over() {
+    let (_lab, snapshot) = Lab::with_snapshot(64);
+    let mut actor = Actor::start(64);
+    let daemon = Daemon::serving(&snapshot, &actor, &[]);
+    let first = worker_of(daemon.pid()).expect("it serves");
+    kill(Pid::from_raw(first), Signal::SIGKILL).expect("it lives");
+    assert_eq!(actor.ask("read 19"), "new");
+    let second = worker_of(daemon.pid()).expect("it serves");
+    kill(Pid::from_raw(daemon.pid()), Signal::SIGKILL).expect("it lives");
+    wait_until("its death", || state(daemon.pid()) == 'Z');
+    // The guard has heard of it, too.
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(actor.ask("read 40"), "new");
+    kill(Pid::from_raw(second), Signal::SIGKILL).expect("it lives");
+    wait_until("its death", || actor.has_ended());
     daemon.end();
 }
 
