@@ -177,11 +177,6 @@ impl Daemon {
         self.err.wait_for(part);
     }
 
-    /// What it has said on standard error so far.
-    pub(crate) fn errors(&self) -> String {
-        self.err.all()
-    }
-
     pub(crate) fn signal(&self, signal: Signal) {
         signal_daemon(self.pid(), signal);
     }
