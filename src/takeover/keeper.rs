@@ -225,6 +225,8 @@ pub fn keep(
 
 /// This process is the worker.
 fn begin_life(kept: &Kept, life: &mut Life) {
+    // Before it opens anything itself.
+    life.look_around();
     // What is sent to the keeper's group, by a terminal above all, the keeper passes on.
     let _ = nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0));
     obey_only(kept.keeper);
@@ -243,7 +245,6 @@ fn begin_life(kept: &Kept, life: &mut Life) {
     let _ = SigSet::from(Signal::SIGCHLD).thread_unblock();
     let _ = nix::sys::prctl::set_name(c"uffd-worker");
     let _ = fs::write(OOM, &kept.oom);
-    life.look_around();
     let directory = kept.directory.clone();
     kept.pulse.needs_keeper(move || directory.turns());
     kept.guard.is_served_by_this_process();
