@@ -15,7 +15,7 @@ use super::limits::raise_descriptors;
 use super::readiness::{Pidfile, ReadyDescriptor};
 use super::resuming::{beginning, clean_up};
 use super::summary::{self, Serving};
-use super::working_sets::{Wanted, WorkingSets};
+use super::working_sets::{Records, Wanted, WorkingSets};
 use crate::cli::restore::{Cli, OnFailureName, PlacementName, PrefillName};
 use crate::failure::Failure;
 use crate::handover::{self, AttachError, Attached};
@@ -105,7 +105,7 @@ impl Work<'_> {
             server,
             confinement,
             workers,
-        } = self.prepare()?;
+        } = self.prepare(Records::Must)?;
         workers.wait()?;
         let (set, recording) = sets.for_restore();
         let server = server
@@ -177,7 +177,7 @@ impl Work<'_> {
             server,
             confinement,
             workers,
-        } = self.prepare()?;
+        } = self.prepare(Records::Not)?;
         let found = takeover::orphaned(life, &self.kept.guard, args.on_failure.into());
         let Some(mut orphaned) = found.sessions.into_iter().next() else {
             return Ok(!found.lost);
@@ -195,7 +195,11 @@ impl Work<'_> {
         if life.is_first() {
             summary::announce(summary::goes_on(&target, orphaned.owes(), args.json));
         }
-        // What was being recorded is not complete.
+        if args.touched.record_working_set.is_some() && life.deaths() < 2 {
+            mention(&format!(
+                "uffd-restore: {name}: what was touched is not recorded, for the process that did so is dead"
+            ));
+        }
         let (set, _) = sets.for_restore();
         let server = server.replaying(set);
         let report = server.go_on(orphaned, target, life.is_hopeless());
@@ -213,10 +217,10 @@ impl Work<'_> {
         well
     }
 
-    fn prepare(&self) -> Result<Prepared, Failure> {
+    fn prepare(&self, records: Records) -> Result<Prepared, Failure> {
         let args = self.args;
         let snapshot = Some(Arc::clone(&self.snapshot));
-        let sets = WorkingSets::open(wanted(args), &self.path, snapshot)?;
+        let sets = WorkingSets::open(wanted(args, records), &self.path, snapshot)?;
         if self.kept.directory.has_crashed() {
             sets.replay_nothing();
         }
@@ -262,8 +266,9 @@ fn plan(args: &Cli, kept: &Kept) -> Plan {
 }
 
 /// Which working sets are to be used and made, as it was typed.
-pub(super) fn wanted(args: &Cli) -> Wanted<'_> {
+pub(super) fn wanted(args: &Cli, records: Records) -> Wanted<'_> {
     Wanted {
+        records,
         touched: &args.touched,
         prefill: args.prefill,
         runs: args.record_runs,

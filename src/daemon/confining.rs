@@ -1,5 +1,6 @@
 //! Serving with no more rights than it takes.
 
+use super::limits::spare_descriptors;
 use crate::serve::{ServeError, Workers};
 use crate::service::{Confinement, Starting, being_born_with};
 use crate::source::PageSource;
@@ -45,6 +46,7 @@ impl WorkersStarting {
 
 /// Begins it. Somebody waits for pages already: what cannot be given up is said, and kept.
 pub(super) fn confine(confinement: Confinement) {
+    spare_descriptors();
     if let Err(error) = confinement.begin() {
         mention(&format!(
             "uffd-restore: {error}; it goes on with more rights than it needs"

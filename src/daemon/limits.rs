@@ -1,4 +1,5 @@
-//! Descriptors: each forked child takes one, and without one its parent stands still. And how memory is taken from the system.
+//! Descriptors: each forked child takes one, and without one its parent stands still; and who takes over needs some. And how memory is
+//! taken from the system.
 
 #![expect(unsafe_code, reason = "mallopt(3)")]
 
@@ -12,6 +13,23 @@ pub(super) fn raise_descriptors() -> u64 {
     match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
         Ok(()) => hard,
         Err(_) => soft,
+    }
+}
+
+/// Descriptors that the process that serves leaves free. The table of descriptors is the keeper's as well: whoever takes over needs some
+/// before it can close those of the dead one, which may lie there too.
+pub(super) const SPARE: u64 = 32;
+/// With fewer than that there is no room to spare.
+const ENOUGH: u64 = 3 * SPARE;
+
+/// From now on this process opens none of the last ones. The keeper may, and who takes over until this is called again.
+pub(super) fn spare_descriptors() {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return;
+    };
+    if soft >= ENOUGH {
+        // To lower it is allowed to everybody.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, soft - SPARE, hard);
     }
 }
 

@@ -81,7 +81,15 @@ impl Pidfile {
                 path.display()
             )));
         }
-        fs::write(path, format!("{}\n", std::process::id())).map_err(Failure::io("write", path))?;
+        let written = fs::write(path, format!("{}\n", std::process::id()));
+        written.map_err(|error| {
+            // On a disk that is full it is there, and says nothing. What is no file, such as /dev/full, stays.
+            let is_empty = |found: fs::Metadata| found.is_file() && found.len() == 0;
+            if path.symlink_metadata().is_ok_and(is_empty) {
+                let _ = fs::remove_file(path);
+            }
+            Failure::io("write", path)(error)
+        })?;
         Ok(Self(path.to_path_buf()))
     }
 }

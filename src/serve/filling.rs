@@ -169,6 +169,8 @@ impl Engine {
             }
             Turn::Gone => self.gone(space),
         }
+        // There may be no turn for long: nobody asks for anything.
+        self.act_on_notices();
         if done {
             match request.purpose {
                 Purpose::Prefill => self.filling.taken(space),

@@ -5,10 +5,12 @@
 //! | `notify.rs`      | [`Manager`]: sd_notify(3), and its store of descriptors                  |
 //! | `names.rs`       | [`Passed`]: descriptors that it passes to this program                   |
 //! | `pulse.rs`       | [`Pulse`]: that every loop is alive, and how far it is                   |
+//! | `board.rs`       | what the loops have said, for that                                      |
 //! | `confinement.rs` | [`Confinement`]: what serving does without, prepared and begun           |
 //! | `privileges.rs`  | capabilities, and what each is for                                      |
 //! | `seccomp.rs`, `calls.rs` | the system calls of serving                                      |
 
+mod board;
 mod calls;
 mod confinement;
 mod names;

@@ -118,7 +118,9 @@ impl<I: Installer> Session<I> {
             // Events come first: they are read in the next turn, and then the same pages may still be owed.
             Some((_, Stop::Changing)) => return Turn::Later,
             // What is left is asked for again later.
-            None | Some((_, Stop::NoMemory | Stop::Partial | Stop::Present)) => {}
+            None | Some((_, Stop::Partial | Stop::Present)) => {}
+            // And not at once.
+            Some((_, Stop::NoMemory)) => self.notices.push(Notice::NoMemory(id)),
             Some((_, Stop::Gone)) => {
                 self.notices.push(Notice::Gone(id));
                 return Turn::Gone;

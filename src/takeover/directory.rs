@@ -28,13 +28,15 @@ const AT_CRASHED: usize = 3 * WORD;
 const AT_OUTCOME: usize = 2 * WORD;
 /// Not 0 when it has been said that the only session has begun.
 const AT_BEGUN: usize = 4 * WORD;
+/// How often the keeper has looked around.
+const AT_TURNS: usize = 5 * WORD;
 /// What each thread that decodes is working at: a page, from 1 on; 0 for none.
 const AT_WORK: usize = 256 * WORD;
 /// Threads whose work is known.
 pub(super) const THREADS: usize = 256;
 const AT_SESSIONS: usize = 1024 * WORD;
 const _: () = assert!(AT_CAREFUL < AT_OUTCOME && AT_OUTCOME < AT_CRASHED);
-const _: () = assert!(AT_CRASHED < AT_BEGUN && AT_BEGUN < AT_BAD);
+const _: () = assert!(AT_CRASHED < AT_BEGUN && AT_BEGUN < AT_TURNS && AT_TURNS < AT_BAD);
 /// State, journal.
 const SESSION_WORDS: usize = 2;
 const BYTES: NonZeroUsize =
@@ -143,6 +145,16 @@ impl Directory {
             2 => Some(false),
             _ => None,
         }
+    }
+
+    /// The keeper looks around.
+    pub(super) fn keeper_goes_on(&self) {
+        self.0.word(AT_TURNS).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often it has.
+    pub(super) fn turns(&self) -> u64 {
+        self.0.load(AT_TURNS)
     }
 
     /// A thread begins to work at a page, or, with `None`, has done it. Threads are numbered from 0.

@@ -1,6 +1,6 @@
 //! The keeper: it waits for the worker, and starts another one when that is killed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use super::attempts::Attempts;
+use super::deaths::Deaths;
 use super::descriptors::open_descriptors;
 use super::leaving::{Beginning, LEFT, Leaving, hold};
 use super::{Directory, Life, Sharing, Store, Stored, share_descriptors};
@@ -22,14 +24,11 @@ use crate::serve::{Guard, Next, ServeError, Unwatched, obey_only};
 use crate::service::Pulse;
 use crate::terminal::{mention, say};
 
-/// Deaths at the same page before it is taken for the cause.
-const PATIENCE: u32 = 3;
-/// Deaths, not by SIGKILL, before nothing is tried any more.
-const MANY_DEATHS: u32 = 20;
 /// How long a hand-over may take that has begun, before it is not waited for.
 const HAND_OVER: Duration = Duration::from_secs(1);
-/// They are forgotten when nobody has died for so long.
-const FORGIVEN: Duration = Duration::from_secs(60);
+
+/// How a worker ends that could not take over.
+const NOT_BEGUN: u8 = 254;
 
 /// See proc_pid_oom_score_adj(5).
 const OOM: &str = "/proc/self/oom_score_adj";
@@ -187,22 +186,39 @@ pub fn keep(
     };
     let mut deaths = Deaths::default();
     let mut told = Vec::new();
+    let mut attempts = Attempts::default();
     loop {
-        let worker = match share_descriptors().map_err(kernel("start the process that serves"))? {
-            Sharing::Child => {
+        kept.guard.another_begins();
+        let worker = match share_descriptors() {
+            Ok(Sharing::Child) => {
                 begin_life(kept, &mut life);
-                end_life(work(&life));
+                let outcome = work(&life);
+                end_life(&life, outcome, attempts.failed() == 0);
             }
-            Sharing::Parent(worker) => worker,
+            Ok(Sharing::Parent(worker)) => worker,
+            Err(errno) => {
+                let first = attempts.failed() == 0;
+                if !attempts.again(&kept.directory) {
+                    return Err(kernel("start the process that serves")(errno).into());
+                }
+                if first {
+                    mention(&format!(
+                        "uffd-restore: nobody can take over: {errno}: trying again"
+                    ));
+                }
+                continue;
+            }
         };
         match wait_for(worker, &signals, kept, alone, &mut told)
             .map_err(kernel("wait for the process that serves"))?
         {
             End::Left => return Ok(ExitCode::from(LEFT)),
+            End::Exit(NOT_BEGUN) if attempts.again(&kept.directory) => {}
             End::Exit(_) if kept.store.is_some() && kept.directory.has_sessions() => {
                 let why = "the process that serves has ended, and said why";
                 return kept.cannot_go_on(Failure::Usage(why.into()));
             }
+            End::Exit(NOT_BEGUN) => return Ok(ExitCode::FAILURE),
             End::Exit(code) => return Ok(ExitCode::from(code)),
             End::Killed(signal) => {
                 let said = format!("the process that serves was killed by {}", signal.as_str());
@@ -217,6 +233,7 @@ pub fn keep(
                 }
                 life.since = Instant::now();
                 life.before += 1;
+                attempts = Attempts::default();
                 let work = kept.directory.take_work();
                 deaths.note(signal, &work, life.since, &kept.directory);
                 life.hopeless = deaths.are_many();
@@ -233,6 +250,8 @@ pub fn keep(
 
 /// This process is the worker.
 fn begin_life(kept: &Kept, life: &mut Life) {
+    // Before it opens anything itself.
+    life.look_around();
     // What is sent to the keeper's group, by a terminal above all, the keeper passes on.
     let _ = nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0));
     obey_only(kept.keeper);
@@ -251,21 +270,27 @@ fn begin_life(kept: &Kept, life: &mut Life) {
     let _ = SigSet::from(Signal::SIGCHLD).thread_unblock();
     let _ = nix::sys::prctl::set_name(c"uffd-worker");
     let _ = fs::write(OOM, &kept.oom);
-    life.look_around();
+    let directory = kept.directory.clone();
+    kept.pulse.needs_keeper(move || directory.turns());
     kept.guard.is_served_by_this_process();
 }
 
-/// Ends this process, and nothing else: what is open is the keeper's to close.
+/// Ends this process, and nothing else: what is open is the keeper's to close. Why it could not take over is said once.
 #[expect(
     clippy::exit,
     reason = "what belongs to the keeper must not be dropped"
 )]
-fn end_life(outcome: Result<bool, Failure>) -> ! {
+fn end_life(life: &Life, outcome: Result<bool, Failure>, says: bool) -> ! {
     std::process::exit(match outcome {
         Ok(well) => i32::from(!well),
         Err(failure) => {
-            say(&format!("uffd-restore: {failure}"));
-            i32::from(failure.status())
+            if says {
+                say(&format!("uffd-restore: {failure}"));
+            }
+            // What is wrong with a journal stays wrong.
+            let again = !matches!(failure, Failure::Usage(_)) && life.takes_over();
+            let again = again && life.directory.has_sessions();
+            i32::from(if again { NOT_BEGUN } else { failure.status() })
         }
     })
 }
@@ -300,8 +325,9 @@ fn wait_for(
         {
             leaving.guard_is_new(&kept.guard);
         }
+        kept.directory.keeper_goes_on();
         let mut waited = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut waited, PollTimeout::NONE) {
+        match poll(&mut waited, kept.pulse.patience()) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno),
         }
@@ -370,51 +396,4 @@ pub(super) fn signals() -> Result<SignalFd, Errno> {
     held.add(Signal::SIGCHLD);
     held.thread_block()?;
     SignalFd::with_flags(&held, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-}
-
-/// Of what workers have died.
-#[derive(Default)]
-struct Deaths {
-    /// In a row, of reasons of their own.
-    count: u32,
-    last: Option<Instant>,
-    /// How often while working at a page.
-    at: BTreeMap<u64, u32>,
-}
-
-impl Deaths {
-    /// SIGKILL comes from outside, and says nothing about the page that was being worked at.
-    fn note(&mut self, signal: Signal, work: &[u64], now: Instant, directory: &Directory) {
-        if signal == Signal::SIGKILL {
-            return;
-        }
-        if self
-            .last
-            .is_some_and(|last| now.duration_since(last) > FORGIVEN)
-        {
-            *self = Self::default();
-        }
-        self.last = Some(now);
-        self.count += 1;
-        directory.crashed();
-        if !work.is_empty() {
-            directory.be_careful();
-        }
-        self.at.retain(|page, _| work.contains(page));
-        for &page in work {
-            let count = self.at.entry(page).or_default();
-            *count += 1;
-            if *count == PATIENCE {
-                directory.is_bad(page);
-                mention(&format!(
-                    "uffd-restore: page {page} of the snapshot was being decoded each time: it is not tried again"
-                ));
-                self.count = 0;
-            }
-        }
-    }
-
-    fn are_many(&self) -> bool {
-        self.count >= MANY_DEATHS
-    }
 }

@@ -8,6 +8,8 @@
 //! | file            | holds                                                                  |
 //! |-----------------|------------------------------------------------------------------------|
 //! | `keeper.rs`     | [`keep`]: the keeper's whole life                                      |
+//! | `deaths.rs`     | of what workers die                                                    |
+//! | `attempts.rs`   | trying again to take over                                              |
 //! | `life.rs`       | [`Life`]: what a worker knows of those before it                       |
 //! | `directory.rs`  | [`Directory`]: which sessions there are, where workers to come find it |
 //! | `descriptors.rs` | what is open in the table, and closing what a dead worker left        |
@@ -21,7 +23,9 @@
 //! | `stored.rs`     | [`Stored`]: what was in it when this run began                        |
 //! | `leaving.rs`    | leaving everything to the next run                                     |
 
+mod attempts;
 mod blame;
+mod deaths;
 mod descriptors;
 mod directory;
 mod keeper;

@@ -1,4 +1,4 @@
-//! What SECURITY.md says is shown by a test that exists.
+//! What SECURITY.md and docs/failures.md say is shown by a test that exists.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -7,9 +7,17 @@ use std::process::Command;
 
 use super::{Workshop, memory};
 
+const SECURITY: &str = include_str!("../../SECURITY.md");
+const FAILURES: &str = include_str!("../../docs/failures.md");
+
 #[test]
-fn every_test_that_it_names_exists() {
-    let text = include_str!("../../SECURITY.md");
+fn every_test_that_they_name_exists() {
+    assert!(tests_named_by(SECURITY) >= 40);
+    assert!(tests_named_by(FAILURES) >= 30);
+}
+
+/// How many. Each of them exists.
+fn tests_named_by(text: &str) -> usize {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let lines = text.lines().filter(|line| line.starts_with('|'));
     let mut named = 0;
@@ -37,15 +45,14 @@ fn every_test_that_it_names_exists() {
         );
         named += 1;
     }
-    assert!(named >= 40, "only {named}");
+    named
 }
 
 /// A line without a test is a promise.
 #[test]
 fn every_line_names_a_test() {
-    let text = include_str!("../../SECURITY.md");
     let mut in_a_table = false;
-    for line in text.lines() {
+    for line in SECURITY.lines().chain(FAILURES.lines()) {
         if line.starts_with("| what") {
             in_a_table = true;
         } else if !line.starts_with('|') {

@@ -1,7 +1,11 @@
 //! A Linux guest in an unmodified QEMU goes on in another QEMU, where it left off.
 
 mod eagerly;
+mod killed;
 mod lazily;
+mod restored;
+#[path = "../support/mod.rs"]
+mod support;
 #[path = "../support/vm/mod.rs"]
 mod vm;
 

@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::actor::{Actor, Survey};
+use super::actor::Actor;
 use super::daemon::{Daemon, command, in_shell, restoring, run};
 use super::lab::Lab;
+use super::support::service::worker_of;
 use super::support::wait_until;
 
 #[test]
@@ -89,83 +91,105 @@ fn a_target_without_room_for_a_descriptor_is_told_how_to_get_some() {
     actor.assert_untouched();
 }
 
-/// A memory cgroup of version 1 or 2, removed at the end.
-struct Cgroup(PathBuf);
+/// It has taken over, for the system calls that it may make are limited.
+fn serves(worker: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{worker}/status"));
+    status.is_ok_and(|status| status.contains("Seccomp:\t2"))
+}
 
-impl Cgroup {
-    fn with(process: i32, bytes: u64) -> Option<Self> {
-        let name = format!("uffd-restore-test-{process}");
-        let (folder, limit) = [
-            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
-            ("/sys/fs/cgroup", "memory.max"),
-        ]
-        .into_iter()
-        .find(|(folder, _)| {
-            fs::metadata(format!("{folder}/memory.limit_in_bytes")).is_ok()
-                || fs::read_to_string(format!("{folder}/cgroup.subtree_control"))
-                    .is_ok_and(|all| all.contains("memory"))
-        })?;
-        let path = PathBuf::from(folder).join(name);
+/// Who takes over needs descriptors before it knows which ones the dead one had.
+#[test]
+fn the_process_that_serves_is_killed_when_all_descriptors_are_in_use() {
+    const CHILDREN: usize = 128;
+    let (_lab, snapshot) = Lab::with_snapshot(128);
+    let mut actor = Actor::start(128);
+    let inner = restoring(&snapshot, &actor, &[]);
+    let daemon = Daemon::spawn(in_shell("ulimit -n 120; exec \"$@\"", &inner));
+    daemon.hear("serving");
+    actor.target.tell(&format!("linger {CHILDREN}"));
+    daemon.complain("no more descriptors");
+    for _ in 0..6 {
+        let worker = worker_of(daemon.pid()).expect("it serves");
+        kill(Pid::from_raw(worker), Signal::SIGKILL).expect("it lives");
+        wait_until("another one", || {
+            worker_of(daemon.pid()).is_some_and(|another| another != worker && serves(another))
+        });
+    }
+    let mut ended = 0;
+    loop {
+        let line = actor.target.hear();
+        if let Some((pid, page)) = line.split_once(' ')
+            && let Ok(pid) = pid.parse()
+        {
+            assert_eq!(page, "new");
+            kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill");
+            ended += 1;
+        } else if line == "all ended" {
+            break;
+        }
+    }
+    assert_eq!(ended, CHILDREN);
+    actor.assert_restored();
+    daemon.finish().assert(0, &["another one takes over"]);
+}
+
+/// A cgroup for so many processes and threads, removed at the end. `None` where there is none of version 1.
+struct Few(PathBuf);
+
+impl Few {
+    fn new(name: &str) -> Option<Self> {
+        let path = PathBuf::from(format!("/sys/fs/cgroup/pids/uffd-restore-test-{name}"));
         fs::create_dir(&path).ok()?;
-        let group = Self(path);
-        fs::write(group.0.join(limit), bytes.to_string()).ok()?;
-        fs::write(group.0.join("cgroup.procs"), process.to_string()).ok()?;
-        Some(group)
+        Some(Self(path))
+    }
+
+    fn limit(&self, most: &str) {
+        fs::write(self.0.join("pids.max"), most).expect("a limit");
     }
 }
 
-impl Drop for Cgroup {
+impl Drop for Few {
     fn drop(&mut self) {
         // Those in it may need a moment to end.
         for _ in 0..1000 {
             if fs::remove_dir(&self.0).is_ok() {
                 return;
             }
-            std::thread::sleep(std::time::Duration::from_millis(2));
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
 }
 
-/// The kernel's answer is to end the target, as it would without us; what must not be is a page of zeros, or a daemon that
-/// goes on for ever.
+/// No process may be made, or no thread of it: whoever waits for memory waits until one may.
 #[test]
-fn a_target_at_the_limit_of_its_memory_cgroup_gets_no_zeros() {
-    const PAGES: u64 = 16384;
-    let (_lab, snapshot) = Lab::with_snapshot(PAGES);
-    let mut actor = Actor::start(PAGES);
-    let daemon = Daemon::serving(&snapshot, &actor, &[]);
-    let Some(_group) = Cgroup::with(actor.pid(), 16 << 20) else {
-        println!("SKIPPED: no memory cgroup can be made here");
-        return;
-    };
-    actor.target.tell("survey");
-    wait_until("the kernel to end it", || actor.has_ended());
-    let ended = daemon.end();
-    ended.assert(0, &["it ended"]);
-    assert!(
-        ended.err.matches("no memory for its pages").count() <= 1,
-        "{ended:?}"
-    );
-}
-
-#[test]
-fn a_target_goes_on_when_its_memory_cgroup_has_room_again() {
-    const PAGES: u64 = 8192;
-    let (_lab, snapshot) = Lab::with_snapshot(PAGES);
-    let mut actor = Actor::start(PAGES);
-    let daemon = Daemon::serving(&snapshot, &actor, &[]);
-    let Some(group) = Cgroup::with(actor.pid(), 8 << 20) else {
-        println!("SKIPPED: no memory cgroup can be made here");
-        return;
-    };
-    if fs::write(group.0.join("memory.oom_control"), "1").is_err() {
-        println!("not shown with cgroups of version 2: the kernel ends the target at once");
-        return;
+fn who_cannot_take_over_tries_again() {
+    let (_lab, snapshot) = Lab::with_snapshot(64);
+    // The keeper and the guard; and one that cannot start threads.
+    for most in ["2", "3"] {
+        let mut actor = Actor::start(64);
+        let Some(few) = Few::new(&actor.pid().to_string()) else {
+            println!("SKIPPED: no cgroup for processes can be made here");
+            return;
+        };
+        let script = format!("echo $$ >{}/cgroup.procs; exec \"$@\"", few.0.display());
+        let daemon = Daemon::spawn(in_shell(&script, &restoring(&snapshot, &actor, &[])));
+        daemon.hear("serving");
+        assert_eq!(actor.ask("read 19"), "new");
+        few.limit(most);
+        let worker = worker_of(daemon.pid()).expect("it serves");
+        kill(Pid::from_raw(worker), Signal::SIGKILL).expect("it lives");
+        daemon.complain(if most == "2" {
+            "nobody can take over"
+        } else {
+            "cannot start a thread"
+        });
+        actor.target.tell("read 40");
+        std::thread::sleep(Duration::from_secs(1));
+        few.limit("max");
+        assert_eq!(actor.target.hear(), "new");
+        actor.assert_restored();
+        let ended = daemon.finish();
+        ended.assert(0, &["all memory is in place"]);
+        assert!(ended.err.lines().count() < 8, "{ended:?}");
     }
-    actor.target.tell("survey");
-    daemon.complain("no memory for its pages");
-    let root = group.0.parent().expect("a parent").join("cgroup.procs");
-    fs::write(root, actor.pid().to_string()).expect("out of the group");
-    assert_eq!(Survey::parse(&actor.target.hear()), Survey::new(PAGES));
-    daemon.end().assert(0, &["all memory is in place"]);
 }

@@ -185,6 +185,13 @@ impl Daemon {
         self.child.try_wait().expect("wait").is_none()
     }
 
+    /// Asks it to end, and waits for that. Whoever took over may not know of a page that is there: nobody asks for it any more, and without
+    /// being asked to it would not end.
+    pub(crate) fn finish(self) -> Ended {
+        self.signal(Signal::SIGTERM);
+        self.end()
+    }
+
     /// Waits for its end.
     pub(crate) fn end(mut self) -> Ended {
         let deadline = Instant::now() + PATIENCE;

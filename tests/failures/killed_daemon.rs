@@ -1,5 +1,7 @@
 //! The daemon itself is killed. Nobody may go on and read zeros.
 
+use std::time::Duration;
+
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
@@ -121,4 +123,43 @@ fn an_orphan_is_killed_when_it_touches_what_is_missing() {
     });
     assert_eq!(actor.target.rest(), "", "it has seen nothing");
     daemon.end();
+}
+
+/// Who took over goes on without the keeper, as the first one would; the guard waits for it.
+#[test]
+fn the_keeper_is_killed_when_another_one_has_taken_over() {
+    let (_lab, snapshot) = Lab::with_snapshot(64);
+    let mut actor = Actor::start(64);
+    let daemon = Daemon::serving(&snapshot, &actor, &[]);
+    let first = worker_of(daemon.pid()).expect("it serves");
+    kill(Pid::from_raw(first), Signal::SIGKILL).expect("it lives");
+    assert_eq!(actor.ask("read 19"), "new");
+    let second = worker_of(daemon.pid()).expect("it serves");
+    kill(Pid::from_raw(daemon.pid()), Signal::SIGKILL).expect("it lives");
+    wait_until("its death", || state(daemon.pid()) == 'Z');
+    // The guard has heard of it, too.
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(actor.ask("read 40"), "new");
+    kill(Pid::from_raw(second), Signal::SIGKILL).expect("it lives");
+    wait_until("its death", || actor.has_ended());
+    daemon.end();
+}
+
+/// The standard library looks at it first: it must be allowed to let it go its way.
+#[test]
+fn of_what_the_process_that_serves_died_is_said() {
+    let (_lab, snapshot) = Lab::with_snapshot(64);
+    let mut actor = Actor::start(64);
+    let daemon = Daemon::serving(&snapshot, &actor, &[]);
+    for signal in [Signal::SIGSEGV, Signal::SIGBUS] {
+        assert_eq!(actor.ask("read 19"), "new");
+        let worker = worker_of(daemon.pid()).expect("it serves");
+        wait_until("its death", || {
+            // Sent by hand it does not come again by itself.
+            kill(Pid::from_raw(worker), signal).is_err()
+        });
+        daemon.complain(&format!("killed by {signal}: another one takes over"));
+    }
+    actor.assert_restored();
+    daemon.finish().assert(0, &["all memory is in place"]);
 }

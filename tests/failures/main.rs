@@ -4,20 +4,24 @@
 mod actor;
 mod bad_pages;
 mod check;
+mod clocks;
 mod crowded;
 mod daemon;
 mod deadly;
+mod disks;
 mod ending;
 mod killed_daemon;
 mod killing;
 mod lab;
 mod library;
+mod memory;
 mod occupied;
 mod outputs;
 mod permissions;
 mod placement;
 mod roles;
 mod snapshots;
+mod stopped;
 mod targets;
 mod usage;
 

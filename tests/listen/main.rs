@@ -17,6 +17,7 @@
 //! | `inherited.rs` | sockets that somebody else opened                                         |
 //! | `ending.rs`    | the daemon is asked to end, is killed                                     |
 //! | `killed.rs`    | the process that serves is killed, again and again                        |
+//! | `crowded.rs`   | more VMs than there are descriptors for                                   |
 //! | `complete.rs`  | everything is in place, and the VMM goes on without the daemon            |
 //! | `confined.rs`  | what the daemon can do no more                                            |
 //! | `bad_pages.rs` | pages that cannot be served                                               |
@@ -34,6 +35,7 @@ mod bad_pages;
 mod clones;
 mod complete;
 mod confined;
+mod crowded;
 mod daemon;
 mod ending;
 mod hostile;

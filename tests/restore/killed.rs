@@ -1,32 +1,27 @@
 //! The process that serves is killed again and again, and the target notices nothing.
 
 use std::fs;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::scene::{Captured, Done, Scene};
-use crate::support::killing::killing;
+use crate::support::killing::{how_long, killing};
 use crate::support::service::worker_of;
 use crate::support::{state, wait_until};
 
 const THREADS: usize = 8;
-
-/// Milliseconds of torture: more of them by the environment.
-pub(crate) fn how_long() -> u64 {
-    let given = std::env::var("UFFD_RESTORE_KILLED_MS").ok();
-    given.and_then(|ms| ms.parse().ok()).unwrap_or(4000)
-}
 
 fn tortured_and_killed(words: &[&str]) -> Done {
     let began = Instant::now();
     let seed = crate::torture::seed();
     eprintln!("UFFD_RESTORE_TEST_SEED={seed}");
     let how = ["--frame-pages", "4", "--codec", "lz4"];
+    let time = how_long(Duration::from_secs(4));
     let captured = Captured::with(
         "tortured",
-        &format!("{seed} {} {THREADS}", how_long()),
+        &format!("{seed} {} {THREADS}", time.as_millis()),
         &how,
     );
     let mut scene = captured.restore(words);

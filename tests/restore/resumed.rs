@@ -331,7 +331,10 @@ fn take_all(pid: i32) -> Vec<String> {
 fn nor_one_that_does_everything() {
     let folder = Folder::new();
     let seed = crate::torture::seed();
-    let words = format!("{seed} {} 8", crate::killed::how_long());
+    let words = format!(
+        "{seed} {} 8",
+        crate::support::killing::how_long(Duration::from_secs(4)).as_millis()
+    );
     eprintln!("UFFD_RESTORE_TEST_SEED={seed}");
     let how = ["--frame-pages", "4", "--codec", "lz4"];
     let mut scene = Captured::with("tortured", &words, &how).restore(&folder.words());

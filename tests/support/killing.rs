@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use uffd_restore::session::Journal;
+use uffd_restore::uffd::Event;
 
 use super::service::worker_of;
 use super::{state, wait_until};
@@ -19,6 +20,13 @@ const LONG_LIFE: Duration = Duration::from_secs(2);
 /// Lives after which is looked whether somebody got forward: by so many faults.
 const LIVES: u32 = 8;
 const FORWARD: u64 = 64;
+
+/// For how long: more of it by the environment.
+pub fn how_long(unless_told: Duration) -> Duration {
+    let given = std::env::var("UFFD_RESTORE_KILLED_MS").ok();
+    let given = given.and_then(|ms| ms.parse().ok());
+    given.map_or(unless_told, Duration::from_millis)
+}
 
 /// What was done to workers.
 #[derive(Debug, Default, Clone, Copy)]
@@ -101,7 +109,7 @@ impl Killer {
         if killed {
             wait_until_soon("the worker is dead", || ended(worker));
             self.kills.kills += 1;
-            self.kills.unfinished += u32::from(left_unfinished(self.keeper));
+            self.kills.unfinished += u32::from(!unfinished(self.keeper).is_empty());
         }
         // It may have ended.
         let _ = kill(keeper, Signal::SIGCONT);
@@ -117,7 +125,7 @@ impl Killer {
 }
 
 /// As [`wait_until`], for what takes microseconds.
-fn wait_until_soon(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn wait_until_soon(what: &str, mut holds: impl FnMut() -> bool) {
     let soon = (0..100).any(|_| {
         std::thread::sleep(Duration::from_micros(20));
         holds()
@@ -134,11 +142,11 @@ pub fn has_session(keeper: i32) -> bool {
         .any(|path| open(path).is_some())
 }
 
-/// Events lie in the inbox of a journal.
-fn left_unfinished(keeper: i32) -> bool {
+/// Events that lie in the inboxes of journals. For a keeper whose worker does nothing just now.
+pub fn unfinished(keeper: i32) -> Vec<Event> {
     let journals = journals(keeper).into_iter();
     let journals = journals.filter_map(|path| open(path)?.unfinished().ok());
-    journals.sum::<usize>() > 0
+    journals.flatten().collect()
 }
 
 /// A session that was just ending, or beginning, has none.

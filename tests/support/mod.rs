@@ -12,7 +12,9 @@
 pub mod area;
 pub mod calling;
 pub mod child;
+pub mod clock;
 pub mod confined;
+pub mod fuse;
 pub mod huge;
 pub mod killing;
 pub mod last_install;

@@ -8,6 +8,7 @@
 //! | `listen.rs`  | `uffd-restore-listen@.socket`, `uffd-restore-listen@.service`              |
 //! | `store.rs`   | its descriptor store                                                       |
 //! | `restarted.rs` | the whole service killed, and restarted with another build                |
+//! | `forked.rs`  | the same in the moment between reading of a fork and acting on it          |
 //! | `watchdog.rs` | a daemon that does not go on                                              |
 //! | `exposure.rs` | what systemd says of the units                                            |
 //! | `installed.rs` | `scripts/install`                                                        |
@@ -20,6 +21,7 @@ mod peer;
 mod support;
 
 mod exposure;
+mod forked;
 mod holder;
 mod installed;
 mod listen;

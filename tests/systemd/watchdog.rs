@@ -5,6 +5,7 @@ use nix::unistd::Pid;
 
 use crate::holder::Holder;
 use crate::machine::Machine;
+use crate::support::clock::library;
 use crate::support::service::worker_of;
 use crate::support::wait_until;
 
@@ -32,6 +33,46 @@ fn a_daemon_that_is_stopped_is_ended() {
     machine.wait_for(UNIT, "Result", |result| result == "watchdog");
     machine.wait_for(UNIT, "NRestarts", |restarts| restarts != "0");
     // Taken over by the next one.
+    holder.check();
+}
+
+/// It does nothing but wait, and yet nobody would take over if it did not.
+#[test]
+fn a_keeper_that_is_stopped_is_ended() {
+    let (machine, mut holder) = impatient();
+    let keeper = machine.outside(&machine.show(UNIT, "MainPID"));
+    holder.check_some(0, 16);
+    kill(Pid::from_raw(keeper), Signal::SIGSTOP).expect("it lives");
+    holder.check_some(16, 16);
+    machine.wait_for(UNIT, "StatusText", |status| {
+        status.contains("the keeper has not gone on")
+    });
+    machine.wait_for(UNIT, "NRestarts", |restarts| restarts != "0");
+    // Taken over by the next one.
+    holder.check();
+}
+
+/// Nothing in it, and nothing that it says, goes by the time of day.
+#[test]
+fn a_daemon_whose_clock_jumps_is_left_alone() {
+    let machine = Machine::boot();
+    let library = library(&machine.inside("/usr/local"));
+    let name = library.file_name().expect("a name").display();
+    machine.drop_in(
+        "uffd-restore@.service",
+        "watchdog",
+        &format!("[Service]\nWatchdogSec=2\nEnvironment=LD_PRELOAD=/usr/local/{name}\n"),
+    );
+    let mut holder = Holder::captured(&machine, "web", 256);
+    machine.must(&["start", UNIT]);
+    let keeper = machine.outside(&machine.show(UNIT, "MainPID"));
+    let maps = std::fs::read_to_string(format!("/proc/{keeper}/maps")).expect("it lives");
+    assert!(maps.contains(&name.to_string()), "the clock jumps");
+    let began = std::time::Instant::now();
+    wait_until("three times the watchdog's patience", || {
+        began.elapsed() > std::time::Duration::from_secs(6)
+    });
+    assert_eq!(machine.show(UNIT, "NRestarts"), "0");
     holder.check();
 }
 

@@ -211,9 +211,13 @@ fn served(path: &Path, area: &Area, target: &mut Target<'_>, kept: Option<&Direc
     };
     let attached = handover::attach(&snapshot, &*source, &attaching).expect("attach");
     let standing = attached.standing;
-    server.serve(attached.handover, || {
-        standing.release(None).expect("it is let go");
-        target.order(Order::Touch(walk(area.pages, Duration::ZERO)));
-    });
+    server.serve(
+        attached.handover,
+        || {
+            standing.release(None).expect("it is let go");
+            target.order(Order::Touch(walk(area.pages, Duration::ZERO)));
+        },
+        || {},
+    );
     target.walked()
 }

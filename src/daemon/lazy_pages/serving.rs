@@ -19,7 +19,7 @@ use crate::cli::restore::{OnFailureName, PrefillName};
 use crate::daemon::confining::{confine, powerless_workers};
 use crate::daemon::readiness::StatusDescriptor;
 use crate::daemon::summary;
-use crate::daemon::working_sets::{Wanted, WorkingSets};
+use crate::daemon::working_sets::{Records, Wanted, WorkingSets};
 use crate::failure::Failure;
 use crate::serve::{self, Observer, Orders, Prefill, Report, ServeError, Server};
 use crate::service::{Allowed, Confinement, Plan, TO_WRITE, born_with};
@@ -79,7 +79,7 @@ impl<'a> Work<'a> {
             server,
             metrics,
             confinement,
-        } = self.prepare(&receiving_too(args), metrics)?;
+        } = self.prepare(&receiving_too(args), Records::Must, metrics)?;
         let (set, recording) = sets.for_restore();
         let server = server
             .replaying(set)
@@ -120,7 +120,7 @@ impl<'a> Work<'a> {
             server,
             metrics,
             confinement,
-        } = self.prepare(&serving_only(args), metrics)?;
+        } = self.prepare(&serving_only(args), Records::Not, metrics)?;
         let found = takeover::orphaned(life, &self.kept.guard, args.on_failure.into());
         let Some(mut orphaned) = found.sessions.into_iter().next() else {
             return Ok(!found.lost);
@@ -170,10 +170,12 @@ impl<'a> Work<'a> {
     fn prepare(
         &self,
         plan: &Plan,
+        records: Records,
         metrics: impl FnOnce(PathBuf) -> Result<Metrics, Failure> + Send,
     ) -> Result<Prepared, Failure> {
         let (args, dump) = (self.args, self.dump);
         let wanted = Wanted {
+            records,
             touched: &self.paths.touched,
             prefill: args.prefill,
             runs: 1,

@@ -17,6 +17,7 @@ use nix::sys::signal::Signal;
 
 use super::session::{self, Common};
 use super::socket::Entrance;
+use crate::daemon::limits::SPARE;
 use crate::readable::readable_within;
 use crate::serve::{EndingSignals, Orphaned, Outcome, ServeError, bell};
 
@@ -104,10 +105,10 @@ impl Drop for Farewell {
     }
 }
 
-/// A session has up to seven descriptors; others are for the program itself.
+/// A session has twelve descriptors, and for moments one or two more; others are for the program itself.
 fn most_by_descriptors() -> usize {
-    const EACH: u64 = 8;
-    const OWN: u64 = 32;
+    const EACH: u64 = 14;
+    const OWN: u64 = 32 + SPARE;
     let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
     usize::try_from(soft.saturating_sub(OWN) / EACH)
         .unwrap_or(usize::MAX)

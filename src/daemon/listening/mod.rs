@@ -33,7 +33,7 @@ use super::inherited::Inherited;
 use super::limits::{raise_descriptors, share_memory};
 use super::readiness::{Pidfile, ReadyDescriptor};
 use super::resuming::{beginning, clean_up};
-use super::working_sets::WorkingSets;
+use super::working_sets::{Records, WorkingSets};
 use crate::cli::restore::{Cli, Listen};
 use crate::failure::Failure;
 use crate::serve::{self, EndingSignals, ServeError};
@@ -149,7 +149,12 @@ impl Work<'_> {
             // It was closed by the worker before, and its number may mean something else.
             None => (None, None),
         };
-        let (common, workers) = self.common(log.clone())?;
+        let records = if life.takes_over() {
+            Records::May
+        } else {
+            Records::Must
+        };
+        let (common, workers) = self.common(log.clone(), records)?;
         let sets = Arc::clone(&common.sets);
         let signals = EndingSignals::held().map_err(|errno| ServeError::Kernel {
             doing: "wait for signals",
@@ -209,9 +214,10 @@ impl Work<'_> {
         found
     }
 
-    fn common(&self, log: Log) -> Result<(Common, WorkersStarting), Failure> {
+    fn common(&self, log: Log, records: Records) -> Result<(Common, WorkersStarting), Failure> {
         let args = self.args;
-        let sets = WorkingSets::open(wanted(args), &self.path, self.opened.snapshot.clone())?;
+        let wanted = wanted(args, records);
+        let sets = WorkingSets::open(wanted, &self.path, self.opened.snapshot.clone())?;
         if self.kept.directory.has_crashed() {
             sets.replay_nothing();
         }

@@ -42,6 +42,18 @@ pub(super) struct Wanted<'a> {
     pub(super) runs: u16,
     pub(super) json: bool,
     pub(super) quiet: bool,
+    pub(super) records: Records,
+}
+
+/// What becomes of a recording that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Records {
+    /// It can be made, or nobody is served.
+    Must,
+    /// Somebody is served already: it is made if it can be.
+    May,
+    /// It has been begun by somebody else, who is dead.
+    Not,
 }
 
 /// The working sets of one snapshot, for all that are restored from it.
@@ -82,7 +94,7 @@ impl WorkingSets {
     /// Those that were asked for, and those that are found beside the snapshot.
     ///
     /// # Errors
-    /// [`Failure`] when a recording could not be written. Never for a set that cannot be read.
+    /// [`Failure`] when a recording could not be written that has to be. Never for a set that cannot be read.
     pub(super) fn open(
         wanted: Wanted<'_>,
         path: &Path,
@@ -100,7 +112,14 @@ impl WorkingSets {
                     .into(),
             ));
         }
-        let next = record.map(|path| Output::begin(&path)).transpose()?;
+        let record = record.filter(|_| wanted.records != Records::Not);
+        let next = match record.map(|path| Output::begin(&path)).transpose() {
+            Err(failure) if wanted.records == Records::May => {
+                say(&format!("uffd-restore: no more is recorded: {failure}"));
+                None
+            }
+            next => next?,
+        };
         let replays =
             wanted.prefill != Some(PrefillName::None) && touched.working_set != Some(SetName::None);
         let asked_for = wanted.prefill.is_some();

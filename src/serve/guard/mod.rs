@@ -39,6 +39,9 @@ const TAKEN: u32 = 2;
 /// Another run of this program goes on with it: its descriptors are kept elsewhere.
 const KEPT: u32 = 3;
 
+/// One that is to serve has been started, or is going to be, and has not said who it is.
+const BEGINS: i32 = -1;
+
 /// Most targets at a time.
 pub const MOST_TARGETS: usize = 2048;
 
@@ -46,7 +49,7 @@ pub const MOST_TARGETS: usize = 2048;
 struct Shared {
     /// The second process is out of reach of what is sent to the group of the first.
     apart: AtomicU32,
-    /// The process that serves, if it is another one than the one that started this: its pidfd, from 1 on.
+    /// The process that serves, if it is another one than the one that started this: its pidfd, from 1 on. Or [`BEGINS`].
     worker: AtomicI32,
     /// The second process.
     guard: AtomicI32,
@@ -186,6 +189,11 @@ impl Guard {
         let ended = waitpid(Pid::from_raw(self.pid()), Some(WaitPidFlag::WNOHANG));
         matches!(ended, Ok(WaitStatus::Signaled(..) | WaitStatus::Exited(..)))
             && self.begin().is_ok()
+    }
+
+    /// A process is going to be started that serves. If who starts it dies before it is known which one that is, it is waited for.
+    pub(crate) fn another_begins(&self) {
+        self.shared.worker.store(BEGINS, Ordering::SeqCst);
     }
 
     /// The targets may outlive whoever started the guard, but not this process.

@@ -6,13 +6,13 @@ use std::fs::File;
 use std::mem::ManuallyDrop;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 use snapshot_format::PAGE_BYTES;
 
-use super::{KEPT, Next, SERVING, Shared, Slot};
+use super::{BEGINS, KEPT, Next, SERVING, Shared, Slot};
 use crate::addr::{Addr, AddrRange};
 use crate::pidfd::is_pidfd;
 use crate::processes::Parents;
@@ -31,6 +31,9 @@ const NEEDED: [Capability; 3] = [
 
 /// How often it is looked whether anybody is left whose descriptors are held.
 const LOOK_AT_HELD: Duration = Duration::from_millis(500);
+
+/// How long a process may take that has been started until it says which one it is.
+const BEGINNING: Duration = Duration::from_secs(5);
 
 /// Who else must not outlive this program, which had not watched over them when it was killed. Asked by the guard, in its own copy.
 pub trait Unwatched: fmt::Debug + Send {
@@ -177,12 +180,19 @@ fn numbers<'a>(targets: impl Iterator<Item = &'a Target>) -> String {
     pids.join(", ")
 }
 
-/// As long as there is one that serves all is well. Nobody will start another one.
+/// As long as there is one that serves all is well. Nobody will start another one; but one may have been started just now.
 fn wait_for_worker(shared: &Shared) {
-    let Some(number @ 0..) = shared.worker.load(Ordering::SeqCst).checked_sub(1) else {
+    let until = Instant::now() + BEGINNING;
+    let found = loop {
+        match shared.worker.load(Ordering::SeqCst) {
+            BEGINS if Instant::now() < until => std::thread::sleep(Duration::from_millis(1)),
+            found => break found,
+        }
+    };
+    let Some(number @ 0..) = found.checked_sub(1) else {
         return;
     };
-    // SAFETY: it is never closed.
+    // SAFETY: it is not closed before another one serves.
     let worker = unsafe { BorrowedFd::borrow_raw(number) };
     let mut waited = [PollFd::new(worker, PollFlags::POLLIN)];
     while !matches!(poll(&mut waited, PollTimeout::NONE), Ok(1..)) {}

@@ -29,7 +29,7 @@ pub(in crate::session) use self::op::{Op, Origin, Record};
 pub(in crate::session) use self::state::{MemberState, OwnedState, State};
 use crate::session::{Counts, SpaceId};
 use crate::shared_memory::{Room, SharedMemory, WORD};
-use crate::uffd::{Inbox, Message, Receipt};
+use crate::uffd::{Event, Inbox, Message, Receipt};
 
 /// Says that a file is a journal of this layout.
 const MAGIC: u64 = u64::from_le_bytes(*b"uffdjrnl");
@@ -345,8 +345,14 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError`].
-    pub fn unfinished(&self) -> Result<usize, JournalError> {
-        Ok(self.unfinished_cells(&self.read_records()?).len())
+    pub fn unfinished(&self) -> Result<Vec<Event>, JournalError> {
+        let inbox = self.inbox();
+        let cells = self.unfinished_cells(&self.read_records()?).into_iter();
+        let event = |cell| match inbox.message(cell) {
+            Some(Message::Event(event)) => Some(event),
+            _ => None,
+        };
+        Ok(cells.filter_map(event).collect())
     }
 
     /// The cells of the inbox with such events, given all records.

@@ -80,6 +80,10 @@ impl Daemon {
         (self.ended.recv().expect("it ended"), said)
     }
 
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     pub fn has_ended(&mut self) -> bool {
         self.process.has_ended()
     }
