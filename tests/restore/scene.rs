@@ -242,6 +242,12 @@ impl Restorer {
         }
     }
 
+    /// The next line, or `None` if it ends without one.
+    pub(crate) fn next_json(&mut self) -> Option<Value> {
+        let line = self.lines.recv_timeout(PATIENCE).ok()?;
+        Some(serde_json::from_str(&line).expect("JSON"))
+    }
+
     pub(crate) fn json(&mut self) -> Value {
         serde_json::from_str(&self.line()).expect("JSON")
     }

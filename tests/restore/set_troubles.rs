@@ -137,7 +137,9 @@ fn a_complete_target_outlives_the_daemon() {
     let mut captured = Captured::only_started("toucher", "32");
     captured.capture(&["--frame-pages", "1", "--codec", "lz4"]);
     // A pipe that is full up to here.
-    let (reader, writer) = nix::unistd::pipe().expect("a pipe");
+    // The daemon must not have the end that is read, or it would wait for itself.
+    let cloexec = nix::fcntl::OFlag::O_CLOEXEC;
+    let (reader, writer) = nix::unistd::pipe2(cloexec).expect("a pipe");
     nix::fcntl::fcntl(
         &writer,
         nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
