@@ -25,6 +25,9 @@
 //! | `killed.rs`  | the process that serves is killed, again and again                         |
 //! | `last_install.rs` | the same, in the middle of installing the last page                   |
 //! | `resumed.rs` | all of the daemon is killed, and another one goes on                       |
+//! | `abandoned.rs` | what a review of that broke                                               |
+//! | `hostile.rs` | targets that do harm with what is left in them                            |
+//! | `going_on.rs` | (killing all of a daemon, and going on)                                  |
 //! | `torture.rs` | everything at once, at random                                              |
 //!
 //! Every target checks each page that it sees against what must be there, and says `right` or dies. Every test also asks
@@ -33,6 +36,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod abandoned;
 mod advice;
 mod ahead;
 mod confined;
@@ -40,7 +44,9 @@ mod ending;
 mod family;
 mod forks;
 mod frozen;
+mod going_on;
 mod growth;
+mod hostile;
 mod huge;
 mod kernel;
 mod killed;
@@ -64,6 +70,7 @@ use support::Role;
 #[test]
 fn role() {
     let roles: Vec<(&str, Role)> = [
+        abandoned::ROLES,
         advice::ROLES,
         ahead::ROLES,
         ending::ROLES,

@@ -4,21 +4,17 @@ use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use crate::family::{self, Kid};
+use crate::going_on::{Folder, Resume, assert_over, kill_all, sockets_of};
 use crate::kernel::pipe;
 use crate::memory::{Content, Dice, Memory, advise, check, write};
 use crate::scene::{Captured, Restorer, Scene, be_rolled_back};
 use crate::support::service::{guard_of, signal_daemon};
-use crate::support::uffd::fetched;
 use crate::support::{Role, end, say, state, wait_until};
 
 pub(crate) const ROLES: &[(&str, Role)] = &[
@@ -118,118 +114,6 @@ fn forking(words: &[&str]) {
     end();
 }
 
-/// A folder in memory, for what is needed to go on.
-struct Folder(tempfile::TempDir);
-
-impl Folder {
-    fn new() -> Self {
-        Self(tempfile::tempdir_in("/dev/shm").expect("memory"))
-    }
-
-    fn words(&self) -> [&str; 2] {
-        ["--state-dir", self.0.path().to_str().expect("UTF-8")]
-    }
-
-    fn state_of(&self, pid: i32) -> PathBuf {
-        self.0.path().join(format!("{pid}.state"))
-    }
-
-    fn journal(&self, scene: &Scene) -> PathBuf {
-        let name = format!("{}.uffd-restore-journal", scene.pid);
-        self.0.path().join(name)
-    }
-
-    fn is_empty(&self) -> bool {
-        fs::read_dir(self.0.path())
-            .expect("a folder")
-            .next()
-            .is_none()
-    }
-
-    fn resume(&self, scene: &Scene, words: &[&str]) -> Restorer {
-        let resume = Resume {
-            state: self.state_of(scene.pid),
-            errors: scene.folder.path().join("errors"),
-        };
-        resume.start(words)
-    }
-
-    /// Goes on with what was killed.
-    fn go_on(&self, scene: &mut Scene) {
-        let mut restorer = self.resume(scene, &[]);
-        let said = restorer.json();
-        assert_eq!(
-            (&said["event"], &said["pid"]),
-            (&"goes_on".into(), &scene.pid.into())
-        );
-        scene.restorer = restorer;
-    }
-
-    /// Nobody can, and says why.
-    fn cannot(&self, scene: &Scene, words: &[&str], status: i32, why: &str) {
-        let mut restorer = self.resume(scene, words);
-        let ended = restorer.wait();
-        let said = restorer.errors();
-        assert_eq!(ended.code(), Some(status), "{said}");
-        assert!(said.contains(why), "{said}");
-    }
-}
-
-/// How to go on, and where what is said then goes.
-struct Resume {
-    state: PathBuf,
-    errors: PathBuf,
-}
-
-impl Resume {
-    fn start(&self, words: &[&str]) -> Restorer {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_uffd-restore"));
-        command.arg("--resume").arg(&self.state).args(words);
-        Restorer::spawn(command, self.errors.clone())
-    }
-}
-
-/// Kills all of the daemon but its guard, or that as well.
-fn kill_all(restorer: &Restorer, guard_too: bool) {
-    let guard = guard_of(restorer.pid()).expect("it watches");
-    if guard_too {
-        // First, so that nobody is held in between.
-        let keeper = Pid::from_raw(restorer.pid());
-        kill(keeper, Signal::SIGSTOP).expect("it runs");
-        wait_until("the keeper stands still", || state(restorer.pid()) == 'T');
-        kill(Pid::from_raw(guard), Signal::SIGKILL).expect("it runs");
-        wait_until("the guard is dead", || {
-            matches!(state(guard), 'Z' | 'X' | '?')
-        });
-    }
-    signal_daemon(restorer.pid(), Signal::SIGKILL);
-    wait_until("the keeper is dead", || {
-        matches!(state(restorer.pid()), 'Z' | 'X' | '?')
-    });
-}
-
-fn sockets_of(pid: i32) -> usize {
-    let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("it lives");
-    let links = open
-        .flatten()
-        .filter_map(|entry| fs::read_link(entry.path()).ok());
-    links
-        .filter(|link| link.to_string_lossy().starts_with("socket:"))
-        .count()
-}
-
-/// Everything is put in place, and nothing is left behind.
-fn assert_over(folder: &Folder, mut scene: Scene, sockets: usize) {
-    scene.restorer.signal(Signal::SIGTERM);
-    let done = scene.restorer.finish();
-    // Children may have ended that were owed something.
-    let well = ["complete", "target-ended"];
-    assert!(well.contains(&done.outcome()), "{done:?}");
-    assert!(folder.is_empty());
-    assert_eq!(sockets_of(scene.pid), sockets);
-    scene.target.finish();
-}
-
 #[test]
 fn the_target_does_not_notice() {
     for guard_too in [false, true] {
@@ -282,48 +166,6 @@ fn nor_do_those_that_are_just_being_forked() {
     }
     assert_eq!(scene.target.hear(), "right");
     assert_over(&folder, scene, sockets);
-}
-
-/// The socket is in its own table.
-#[test]
-fn nor_one_that_takes_what_was_left_in_it() {
-    let folder = Folder::new();
-    let captured = Captured::new("parent", "3");
-    let sockets = sockets_of(captured.pid);
-    let mut scene = captured.restore(&folder.words());
-    assert_eq!(scene.target.hear(), "forked");
-    let mut names = Vec::new();
-    wait_until("all of them are there", || {
-        names.extend(take_all(scene.pid));
-        names.len() == 4
-    });
-    assert_eq!(names, ["0.space.0", "0.space.1", "0.space.2", "0.space.3"]);
-    kill_all(&scene.restorer, false);
-    folder.go_on(&mut scene);
-    scene.target.tell("look");
-    assert_eq!(scene.target.hear(), "right");
-    assert_over(&folder, scene, sockets);
-}
-
-/// Empties the socket that was left in a process: the names of what was in it.
-fn take_all(pid: i32) -> Vec<String> {
-    let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("it lives");
-    let number = open.flatten().find_map(|entry| {
-        let link = fs::read_link(entry.path()).ok()?;
-        let number = entry.file_name().to_str()?.parse::<u64>().ok()?;
-        link.to_string_lossy()
-            .starts_with("socket:")
-            .then_some(number)
-    });
-    let socket = fetched(pid, number.expect("a socket"));
-    let socket = UnixDatagram::from(socket);
-    let mut names = Vec::new();
-    let mut buffer = [0; 64];
-    // A descriptor that nobody takes is closed.
-    while let Ok(len) = socket.recv(&mut buffer) {
-        names.push(String::from_utf8_lossy(&buffer[..len]).into_owned());
-    }
-    names
 }
 
 /// All of it at once, at random, with an oracle of every page.
