@@ -13,6 +13,7 @@
 //!
 //! What the kernel can be asked is not written down: a fault that was read, and not answered, is asked again after a WAKE.
 
+mod error;
 mod loan;
 mod op;
 mod state;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use twox_hash::XxHash3_64;
 
+pub use self::error::JournalError;
 pub use self::loan::Loan;
 pub(in crate::session) use self::op::{Op, Origin, Record};
 pub(in crate::session) use self::state::{MemberState, OwnedState, State};
@@ -75,39 +77,6 @@ const _: () = assert!(AT_RECORDS + 2 * MOST_RECORDS <= AT_CHECKPOINTS);
 const _: () = assert!(AT_RECEIPT + Receipt::WORDS * WORD <= AT_LOANS);
 const _: () = assert!(AT_LOANS + LOANS * LOAN <= AT_RECORDS);
 const _: () = assert!(AT_COUNTS + size_of::<Counts>() <= AT_INBOX);
-
-/// Why a journal cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum JournalError {
-    /// Some other file.
-    #[error("it is not a journal of this program")]
-    NotOne,
-    /// Written by a program that keeps other records.
-    #[error(
-        "it has version {found}, and this program reads version {VERSION}: start the uffd-restore that wrote it, and let it \
-         finish"
-    )]
-    Version {
-        /// What it has.
-        found: u64,
-    },
-    /// It was given up, or never begun.
-    #[error("it has no valid state")]
-    NoState,
-    /// A checksum does not fit.
-    #[error("its checkpoint is damaged")]
-    Damaged,
-    /// A record that nobody writes.
-    #[error("its record {number} is damaged")]
-    BadRecord {
-        /// Counted from 0.
-        number: usize,
-    },
-    /// The system does not give access.
-    #[error("cannot map it: {0}")]
-    System(Errno),
-}
 
 /// The journal of one session.
 #[derive(Debug)]
