@@ -191,13 +191,13 @@ fn children_of_a_dead_target(guard_too: bool, reaped: bool) {
     assert!(fine, "{what}");
 }
 
-/// Once: the target ends while it waits, and its children wait for ever: --resume has "nothing to go on with".
+/// The target ends while it waits. Its children had waited for ever.
 #[test]
 fn children_whose_parent_has_ended_are_gone_on_with() {
     children_of_a_dead_target(false, false);
 }
 
-/// Once: the same when somebody has waited for it.
+/// The same when somebody has waited for it: its number may be another's.
 #[test]
 fn children_whose_parent_has_ended_and_was_reaped_are_gone_on_with() {
     children_of_a_dead_target(false, true);
@@ -208,7 +208,7 @@ fn children_whose_parent_has_ended_are_gone_on_with_without_a_guard() {
     children_of_a_dead_target(true, true);
 }
 
-/// Once: a run that is killed while it goes on leaves a guard that nobody ends, with all userfaultfds.
+/// A run that is killed while it goes on had left a guard that nobody ended, with all userfaultfds: who discarded memory waited for ever.
 #[test]
 fn a_resume_that_is_killed_leaves_no_guard() {
     for delay in (0..30).step_by(3) {
@@ -280,7 +280,7 @@ fn of_two_at_the_same_moment_one_goes_on() {
     }
 }
 
-/// Once: SIGUSR1 while the target is attached to ends the target.
+/// SIGUSR1 while the target is attached to.
 #[test]
 fn sigusr1_does_not_end_a_target() {
     let mut killed = Vec::new();
@@ -300,7 +300,7 @@ fn sigusr1_does_not_end_a_target() {
     assert!(killed.is_empty(), "{killed:#?}");
 }
 
-/// Once: the state file does not know a target whose first thread has ended.
+/// A process whose first thread has ended is a zombie in /proc, and lives.
 #[test]
 fn a_target_without_its_first_thread() {
     for guard_too in [false, true] {
@@ -345,7 +345,7 @@ fn a_folder_that_has_gone() {
     assert_eq!(resumed.json()["event"], "goes_on");
 }
 
-/// Once: SIGUSR1 where the target has closed the socket: the guard has it all, and its own socket is closed by the keeper that ends.
+/// The target has closed the socket: only the guard has it, in the table of the first process, which ends.
 #[test]
 fn an_upgrade_of_one_that_closes_what_it_does_not_know() {
     let folder = Folder::new();

@@ -38,16 +38,7 @@ fn one_that_takes_what_was_left_in_it_goes_on() {
 
 /// Empties the socket that was left in a process: the names of what was in it.
 fn take_all(pid: i32) -> Vec<String> {
-    let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("it lives");
-    let number = open.flatten().find_map(|entry| {
-        let link = fs::read_link(entry.path()).ok()?;
-        let number = entry.file_name().to_str()?.parse::<u64>().ok()?;
-        link.to_string_lossy()
-            .starts_with("socket:")
-            .then_some(number)
-    });
-    let socket = fetched(pid, number.expect("a socket"));
-    let socket = UnixDatagram::from(socket);
+    let socket = UnixDatagram::from(shelf_in(pid));
     let mut names = Vec::new();
     let mut buffer = [0; 64];
     // A descriptor that nobody takes is closed.
@@ -84,7 +75,7 @@ fn pidfd_of(pid: u32) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(i32::try_from(number).expect("a descriptor")) }
 }
 
-/// Once: a target names any process in the socket that is left in it, and the next run, as root, kills that.
+/// A target names any process in the socket that is left in it, and the next run, as root, kills that.
 #[test]
 fn a_target_cannot_have_others_killed() {
     let folder = Folder::new();

@@ -45,7 +45,7 @@ pub trait Unwatched: fmt::Debug + Send {
     fn more(&self) -> bool;
 }
 
-/// Nobody can be handed over but by [`Guard::watch`].
+/// Nobody can be handed over but by [`super::Guard::watch`].
 impl Unwatched for () {
     fn offer(&mut self, _: OwnedFd) {}
 
