@@ -10,6 +10,8 @@ use super::letting_go::poison_all;
 use crate::addr::{Addr, AddrRange};
 use crate::session::{OnFailure, SpaceId};
 
+/// Signals that come within this time are one request: the keeper passes on one after the other.
+const TOGETHER: Duration = Duration::from_millis(20);
 /// Poisoned pages that are named one by one; the rest are counted.
 const NAMED: u64 = 10;
 
@@ -23,6 +25,7 @@ impl Engine {
         }
         if !self.asked_to_end {
             self.asked_to_end = true;
+            self.asked_at = Some(now);
             let owed = bytesize::ByteSize(self.session.owes()).display().iec();
             let within = humantime::format_duration(self.options.finish_within);
             tell(
@@ -32,7 +35,11 @@ impl Engine {
                 ),
             );
             self.deadline = now.checked_add(self.options.finish_within);
-        } else if signals.iter().any(|&signal| signal != Signal::SIGHUP) {
+        } else if self
+            .asked_at
+            .is_some_and(|at| now.duration_since(at) > TOGETHER)
+            && signals.iter().any(|&signal| signal != Signal::SIGHUP)
+        {
             self.give_up("asked to end at once");
         }
     }

@@ -49,6 +49,7 @@ pub(super) struct Engine {
     looked_around: Instant,
     /// A signal asked us to end.
     pub(super) asked_to_end: bool,
+    pub(super) asked_at: Option<Instant>,
     /// When to give up finishing.
     pub(super) deadline: Option<Instant>,
     /// Something was not served.
@@ -115,6 +116,7 @@ impl Engine {
             stalling: Stalling::default(),
             looked_around: Instant::now(),
             asked_to_end: false,
+            asked_at: None,
             deadline: None,
             failed: false,
             given_up: BTreeSet::new(),
