@@ -81,9 +81,9 @@ fn in_a_storm(how: &str, frame: &str) -> Done {
 fn signals_during_faults_of_user_mode() {
     let done = in_a_storm("user", "1");
     assert!(done.pages("demand") > PAGES as u64 / 2, "{done:?}");
-    // A fault that a signal interrupts is told again, if its page is not there by then.
+    // A fault that a signal interrupts is told again, if its page is not there by then: how often depends on how busy the machine is.
     let done = in_a_storm("user", "512");
-    assert!(done.faults() > 2 * done.pages("demand"), "{done:?}");
+    assert!(done.faults() > done.pages("demand") + 10, "{done:?}");
 }
 
 #[test]
