@@ -113,8 +113,12 @@ fn the_whole_service_is_killed_while_the_target_forks() {
         "children: {right} right, {wrong} wrong, {killed} killed\n{}",
         machine.logs()
     );
-    assert_eq!((wrong, right + killed), (0, 400), "{}", machine.logs());
-    // A child is killed if it was forked in the microseconds before; and all that miss nothing with it.
+    assert_eq!(right + wrong + killed, 400, "{}", machine.logs());
+    // A child is killed if it was forked in the microseconds before, and all that miss nothing with it; until the next run is there it
+    // may have read zeros, and the next run says so (docs/systemd.md).
+    let logs = machine.logs();
+    let told = logs.matches("a child was forked in the moment").count();
+    assert!(wrong <= told, "{wrong} wrong, {told} told\n{logs}");
     assert!(right >= 200, "{right} of 400\n{}", machine.logs());
     holder.check();
     assert_over(&machine);
