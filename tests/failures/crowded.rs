@@ -13,16 +13,8 @@ use super::lab::Lab;
 use super::support::service::worker_of;
 use super::support::wait_until;
 
-#[test]
-fn a_target_with_more_children_than_the_daemon_has_descriptors_waits_for_some_to_end() {
-    const CHILDREN: usize = 24;
-    let (_lab, snapshot) = Lab::with_snapshot(64);
-    let mut actor = Actor::start(64);
-    let inner = restoring(&snapshot, &actor, &[]);
-    let daemon = Daemon::spawn(in_shell("ulimit -n 24; exec \"$@\"", &inner));
-    daemon.hear("serving");
-    actor.target.tell(&format!("linger {CHILDREN}"));
-    daemon.complain("no more descriptors");
+/// Ends each child that lingers, as soon as it has said what it saw, which must be right.
+fn end_children(actor: &mut Actor, count: usize) {
     let mut ended = 0;
     loop {
         let line = actor.target.hear();
@@ -36,7 +28,20 @@ fn a_target_with_more_children_than_the_daemon_has_descriptors_waits_for_some_to
             break;
         }
     }
-    assert_eq!(ended, CHILDREN);
+    assert_eq!(ended, count);
+}
+
+#[test]
+fn a_target_with_more_children_than_the_daemon_has_descriptors_waits_for_some_to_end() {
+    const CHILDREN: usize = 24;
+    let (_lab, snapshot) = Lab::with_snapshot(64);
+    let mut actor = Actor::start(64);
+    let inner = restoring(&snapshot, &actor, &[]);
+    let daemon = Daemon::spawn(in_shell("ulimit -n 24; exec \"$@\"", &inner));
+    daemon.hear("serving");
+    actor.target.tell(&format!("linger {CHILDREN}"));
+    daemon.complain("no more descriptors");
+    end_children(&mut actor, CHILDREN);
     actor.assert_restored();
     let ended = daemon.end();
     ended.assert(0, &["raise RLIMIT_NOFILE", "24 forks"]);
@@ -115,20 +120,7 @@ fn the_process_that_serves_is_killed_when_all_descriptors_are_in_use() {
             worker_of(daemon.pid()).is_some_and(|another| another != worker && serves(another))
         });
     }
-    let mut ended = 0;
-    loop {
-        let line = actor.target.hear();
-        if let Some((pid, page)) = line.split_once(' ')
-            && let Ok(pid) = pid.parse()
-        {
-            assert_eq!(page, "new");
-            kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill");
-            ended += 1;
-        } else if line == "all ended" {
-            break;
-        }
-    }
-    assert_eq!(ended, CHILDREN);
+    end_children(&mut actor, CHILDREN);
     actor.assert_restored();
     daemon.finish().assert(0, &["another one takes over"]);
 }

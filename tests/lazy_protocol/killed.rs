@@ -14,24 +14,29 @@ use super::support::confined::{CAP_KILL, CAP_SYS_PTRACE, assert_confined};
 use super::support::service::{guard_of, worker_of};
 use super::support::wait_until;
 
+/// Nothing but the connection; the number; the descriptor; everything, and it has seen a page.
+fn come_so_far(scene: &mut Scene, steps: usize) {
+    scene.connect();
+    if steps > 0 {
+        let pid = scene.process.pid();
+        scene.process.tell(&format!("number {pid}"));
+    }
+    if steps > 1 {
+        scene.process.tell("descriptor");
+    }
+    if steps > 2 {
+        scene.process.tell(&format!("register 0 {PAGES}"));
+        scene.process.tell("close");
+        assert_eq!(scene.look(7), 8);
+    }
+}
+
 /// At no instant between its first byte and its descriptor can the daemon be killed and the process live.
 #[test]
 fn whoever_has_begun_to_hand_over_does_not_outlive_the_daemon() {
     for steps in 0..5 {
         let mut scene = Scene::new();
-        scene.connect();
-        if steps > 0 {
-            let pid = scene.process.pid();
-            scene.process.tell(&format!("number {pid}"));
-        }
-        if steps > 1 {
-            scene.process.tell("descriptor");
-        }
-        if steps > 2 {
-            scene.process.tell(&format!("register 0 {PAGES}"));
-            scene.process.tell("close");
-            assert_eq!(scene.look(7), 8);
-        }
+        come_so_far(&mut scene, steps);
         if steps > 3 {
             scene.process.tell(&format!("number {FINISHED}"));
             assert_eq!(scene.look(PAGES - 1), PAGES);
@@ -88,19 +93,7 @@ fn nor_is_that_so_of_a_guard_that_is_not_the_first() {
 fn who_serves_takes_the_restore_along_before_all_have_come() {
     for steps in 0..4 {
         let mut scene = Scene::new();
-        scene.connect();
-        if steps > 0 {
-            let pid = scene.process.pid();
-            scene.process.tell(&format!("number {pid}"));
-        }
-        if steps > 1 {
-            scene.process.tell("descriptor");
-        }
-        if steps > 2 {
-            scene.process.tell(&format!("register 0 {PAGES}"));
-            scene.process.tell("close");
-            assert_eq!(scene.look(7), 8);
-        }
+        come_so_far(&mut scene, steps);
         scene.kill_worker();
         scene.assert_killed();
         assert_eq!(scene.end_of_daemon(), Ok(1));
